@@ -1,0 +1,146 @@
+"""LotteryConfig: every knob of a ticket search."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+CRITERIA = (
+    "magnitude",
+    "random",
+    "magnitude_increase",
+    "large_init",
+    "movement",
+    "snip",
+    "grasp",
+    "synflow",
+    "wanda",
+    "lora_product",
+)
+SCOPES = ("layer", "global", "erk", "uniform")
+RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
+PRUNED_VALUES = ("zero", "init")
+
+
+@dataclass
+class LotteryConfig:
+    """How tickets are searched for: what is pruned, by what score, how often, and where the survivors go back to.
+
+    Raises:
+        ValueError: a value is out of its range; the message names the field, the value and what is allowed.
+    """
+
+    num_rounds: int = field(
+        default=5,
+        metadata={"help": "Prunings. 5 means rounds 0 to 5, six trainings, the last at density (1 − pruning_rate)^5."},
+    )
+    pruning_rate: float = field(
+        default=0.2, metadata={"help": "Share of the weights that are left that a round removes, between 0 and 1."}
+    )
+    pruning_rates: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"help": "Module-name pattern -> its own rate, e.g. {classifier: 0.1}. 0 leaves the weights alone."},
+    )
+    scope: str = field(
+        default="layer",
+        metadata={"help": f"Where scores are compared: one of {', '.join(SCOPES)}.", "choices": SCOPES},
+    )
+    criterion: str = field(
+        default="magnitude",
+        metadata={"help": f"What a weight is worth: one of {', '.join(CRITERIA)}.", "choices": CRITERIA},
+    )
+    pattern: str = field(
+        default="weight",
+        metadata={"help": "What is removed together: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
+    )
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of modules whose weights are pruned, as in PEFT: a list of name endings, or a regex. "
+            "Unset: every linear and convolution weight that is trained."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Names of modules to leave alone, in the same form."}
+    )
+    rewind_step: float = field(
+        default=0,
+        metadata={
+            "help": "k of θ_k: a number of steps, or below 1 a share of the training steps (like warmup_steps)."
+        },
+    )
+    retraining: str = field(
+        default="weight_rewinding",
+        metadata={"help": f"How survivors are trained again: one of {', '.join(RETRAINING)}.", "choices": RETRAINING},
+    )
+    pruned_value: str = field(
+        default="zero",
+        metadata={
+            "help": "What a pruned weight becomes: zero, or init (it stays at its rewind value, as in LoTA).",
+            "choices": PRUNED_VALUES,
+        },
+    )
+
+    def __post_init__(self):
+        _require_integer("num_rounds", self.num_rounds)
+        if self.num_rounds < 0:
+            raise ValueError(f"num_rounds is {self.num_rounds}; it must be 0 or more")
+        _require_rate("pruning_rate", self.pruning_rate)
+        for pattern, rate in self.pruning_rates.items():
+            _require_rate(f"pruning_rates['{pattern}']", rate, zero_allowed=True)
+        _require_choice("scope", self.scope, SCOPES)
+        _require_choice("criterion", self.criterion, CRITERIA)
+        _require_choice("retraining", self.retraining, RETRAINING)
+        _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
+        _require_pattern(self.pattern)
+        _require_number("rewind_step", self.rewind_step)
+        if self.rewind_step < 0 or (self.rewind_step >= 1 and self.rewind_step != int(self.rewind_step)):
+            raise ValueError(
+                f"rewind_step is {self.rewind_step}; it must be a whole number of steps, or a share of training below 1"
+            )
+
+    def resolve_rewind_step(self, max_steps: int) -> int:
+        """k in optimizer steps, of a training of `max_steps`: a `rewind_step` below 1 is a share, rounded up."""
+        if self.rewind_step < 1:
+            return -int(-self.rewind_step * max_steps // 1)
+        return int(self.rewind_step)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as plain JSON values."""
+        return asdict(self)
+
+
+def _require_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+
+
+def _require_integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+
+
+def _require_rate(name: str, value: Any, zero_allowed: bool = False) -> None:
+    _require_number(name, value)
+    if not (0 < value < 1 or (zero_allowed and value == 0)):
+        allowed = "0 or between 0 and 1" if zero_allowed else "between 0 and 1, both excluded"
+        raise ValueError(f"{name} is {value}; it must be {allowed}")
+
+
+def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        close = get_close_matches(str(value), choices, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
+
+
+def _require_pattern(pattern: Any) -> None:
+    if pattern in ("weight", "neuron", "head", "rank"):
+        return
+    n, _, m = str(pattern).partition(":")
+    if n.isdigit() and m.isdigit() and 0 < int(n) < int(m):
+        return
+    raise ValueError(
+        f"pattern is {pattern!r}; it must be weight, neuron, head, rank, or n:m with 0 < n < m, such as 2:4"
+    )

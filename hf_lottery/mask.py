@@ -1,0 +1,182 @@
+"""Mask: which weights of a network are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+
+class Mask(Mapping[str, Tensor]):
+    """A mapping from parameter name to bool tensor; True = the weight is kept.
+
+    A mask is a value: methods return new masks and never write into the tensors they were given.
+
+    Args:
+        tensors: parameter name -> bool tensor, shaped as the parameter, on any device.
+
+    Raises:
+        TypeError: a tensor is not bool (a mask is never guessed from a tensor's zeros).
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.bool:
+                raise TypeError(
+                    f"the mask of '{name}' has dtype {tensor.dtype}; a mask is a bool tensor (True = kept). "
+                    "To keep the weights that are not zero, pass `weight != 0`."
+                )
+        self._tensors = dict(tensors)
+
+    @classmethod
+    def ones(cls, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> Mask:
+        """The dense network's mask: every weight of `parameters` (name -> tensor) is kept."""
+        return cls({name: torch.ones_like(p.detach(), dtype=torch.bool) for name, p in dict(parameters).items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"Mask({len(self)} tensors, {self.count():,} of {self.numel():,} weights kept, {self.density():.2%})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mask):
+            return NotImplemented
+        return self.keys() == other.keys() and all(
+            mine.shape == other[name].shape and torch.equal(mine.cpu(), other[name].cpu())
+            for name, mine in self.items()
+        )
+
+    __hash__ = None
+
+    def count(self) -> int:
+        """How many weights are kept, counted."""
+        return sum(int(tensor.count_nonzero()) for tensor in self.values())
+
+    def numel(self) -> int:
+        """How many weights the mask is over, kept or not."""
+        return sum(tensor.numel() for tensor in self.values())
+
+    def density(self) -> float:
+        """Kept / all weights under the mask. The papers' P_m, as a fraction."""
+        return self.count() / self.numel()
+
+    def sparsity(self) -> float:
+        """1 − density."""
+        return 1.0 - self.density()
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Parameter name -> (kept, all)."""
+        return {name: (int(tensor.count_nonzero()), tensor.numel()) for name, tensor in self.items()}
+
+    def __and__(self, other: Mask) -> Mask:
+        """Weights that both masks keep. The names must be the same."""
+        self._require_same_names(other)
+        return Mask({name: tensor & other[name].to(tensor.device) for name, tensor in self.items()})
+
+    def __or__(self, other: Mask) -> Mask:
+        """Weights that either mask keeps. The names must be the same."""
+        self._require_same_names(other)
+        return Mask({name: tensor | other[name].to(tensor.device) for name, tensor in self.items()})
+
+    def __invert__(self) -> Mask:
+        """Pruned and kept exchanged."""
+        return Mask({name: ~tensor for name, tensor in self.items()})
+
+    def to(self, device: torch.device | str) -> Mask:
+        """The same mask with its tensors on `device`."""
+        return Mask({name: tensor.to(device) for name, tensor in self.items()})
+
+    def shuffled(self, generator: torch.Generator) -> Mask:
+        """A random mask of the same density in every tensor (the random-mask control).
+
+        Args:
+            generator: a CPU generator; tensors are shuffled in order of their names, so a seed names one mask.
+        """
+        result = dict.fromkeys(self)
+        for name in sorted(self):
+            tensor = self[name]
+            order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+            result[name] = tensor.flatten()[order].view_as(tensor)
+        return Mask(result)
+
+    def pack(self) -> dict[str, Tensor]:
+        """Name -> uint8 tensor of ceil(numel / 8) bytes on the CPU, in C order, most significant bit first.
+
+        The layout of `numpy.packbits`; the bits after the last weight are 0.
+        """
+        return {name: pack_bits(tensor) for name, tensor in self.items()}
+
+    @classmethod
+    def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, Iterable[int]]) -> Mask:
+        """The inverse of `pack`.
+
+        Args:
+            packed: name -> uint8 tensor of ceil(numel / 8) bytes.
+            shapes: name -> the parameter's shape.
+
+        Raises:
+            ValueError: a name has no shape, a tensor has the wrong length or dtype, or a bit is set after the last weight.
+        """
+        if packed.keys() != shapes.keys():
+            odd = sorted(packed.keys() ^ shapes.keys())[0]
+            raise ValueError(f"packed bits and shapes disagree about the tensor '{odd}'")
+        return cls({name: unpack_bits(bits, shapes[name], name) for name, bits in packed.items()})
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over names, shapes and bits in order of names; equal exactly for equal masks."""
+        digest = hashlib.sha256()
+        for name in sorted(self):
+            tensor = self[name]
+            digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+            digest.update(pack_bits(tensor).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _require_same_names(self, other: Mask) -> None:
+        if self.keys() != other.keys():
+            odd = sorted(self.keys() ^ other.keys())[0]
+            raise ValueError(f"the masks are over different tensors: only one of them has '{odd}'")
+
+
+# most significant bit first, as numpy.packbits
+_BIT_VALUES = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
+_CHUNK = 1 << 20  # weights packed at a time, a multiple of 8: bounds the temporaries
+
+
+def pack_bits(tensor: Tensor) -> Tensor:
+    """A bool tensor of any shape -> its bits as a uint8 CPU tensor of ceil(numel / 8) bytes."""
+    flat = tensor.flatten()
+    packed = torch.empty((flat.numel() + 7) // 8, dtype=torch.uint8)
+    for start in range(0, flat.numel(), _CHUNK):
+        bits = flat[start : start + _CHUNK].cpu().view(torch.uint8)
+        bits = torch.nn.functional.pad(bits, (0, -bits.numel() % 8)).view(-1, 8)
+        packed[start // 8 : start // 8 + len(bits)] = (bits * _BIT_VALUES).sum(dim=1, dtype=torch.uint8)
+    return packed
+
+
+def unpack_bits(packed: Tensor, shape: Iterable[int], name: str = "mask") -> Tensor:
+    """The inverse of `pack_bits`: uint8 of ceil(numel / 8) bytes -> bool tensor of `shape` on the CPU."""
+    shape = torch.Size(shape)
+    numel = shape.numel()
+    if packed.dtype != torch.uint8 or packed.dim() != 1 or packed.numel() != (numel + 7) // 8:
+        raise ValueError(
+            f"the packed mask of '{name}' has {packed.numel()} entries of {packed.dtype}; "
+            f"{tuple(shape)} takes {(numel + 7) // 8} bytes of torch.uint8"
+        )
+    flat = torch.empty(numel, dtype=torch.bool)
+    for start in range(0, numel, _CHUNK):
+        stop = min(start + _CHUNK, numel)
+        bits = (packed[start // 8 : (stop + 7) // 8].unsqueeze(1) & _BIT_VALUES) != 0
+        bits = bits.flatten()
+        if bits[stop - start :].any():
+            raise ValueError(f"the packed mask of '{name}' has bits set after its last weight")
+        flat[start:stop] = bits[: stop - start]
+    return flat.view(shape)

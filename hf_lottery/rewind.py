@@ -1,0 +1,76 @@
+"""RewindPoint: the weights and buffers of step k, θ_k, and putting them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+@dataclass
+class RewindPoint:
+    """θ_k: every trainable parameter and every buffer of a model at step k.
+
+    Frozen parameters (a LoRA's base model) cannot change in training, so they are not copied. Tied parameters are
+    held once, under the name that `named_parameters` gives them.
+
+    Args:
+        step: k, in optimizer steps; 0 is the initial (for a pretrained model the pretrained) value.
+        tensors: parameter or buffer name -> value, on the CPU, in the model's own dtypes.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def capture(cls, model: nn.Module, step: int = 0) -> RewindPoint:
+        """Copy θ_k out of `model`; later training of the model does not touch the copy."""
+        return cls(step, {name: tensor.detach().cpu().clone() for name, tensor in _state(model).items()})
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Copy θ_k back into `model`, in place: its tensors keep their identity, device and dtype.
+
+        Raises:
+            ValueError: a tensor of the rewind point is missing from the model, or has another shape.
+        """
+        state = _state(model)
+        for name, value in self.tensors.items():
+            if name not in state:
+                raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"'{name}' has shape {tuple(state[name].shape)} in this model and {tuple(value.shape)} in the rewind point"
+                )
+        for name, value in self.tensors.items():
+            # copy_, never .data = or .to(): those alias the copy on one device, and the second rewind is wrong
+            state[name].copy_(value)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write θ_k to a safetensors file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        tensors = {name: value.contiguous() for name, value in self.tensors.items()}
+        save_file(tensors, partial, metadata={"format": "pt", "step": str(self.step)})
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> RewindPoint:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+            return cls(step, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def _state(model: nn.Module) -> Mapping[str, Tensor]:
+    """Name -> live tensor: the trainable parameters (tied ones once) and all buffers, persistent or not."""
+    state = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    state.update(model.named_buffers())
+    return state
