@@ -56,11 +56,13 @@ class LotteryMixin:
         self._rates = match_rates(config.pruning_rates, self._targets)
         self._round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
-        self._replay = False  # whether the next train() starts at the rewind point
+        self._replay: str | None = None  # where the next train() starts over: "rewind_point", "start", or not at all
         self._last_lr_factor: float | None = None
         self._own_optimizer = self.optimizer is not None
         self._fresh_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer is not None else None
-        self._fresh_scheduler = copy.deepcopy(self.lr_scheduler.state_dict()) if self.lr_scheduler is not None else None
+        self._fresh_scheduler = (
+            copy.deepcopy(self.lr_scheduler.state_dict()) if self.lr_scheduler is not None else None
+        )
         self._fresh_scaler = copy.deepcopy(self.accelerator.scaler.state_dict()) if self.accelerator.scaler else None
 
         self._rewind_callback = RewindCallback(config.rewind_step, Path(self.args.output_dir) / "rewind", trainer=self)
@@ -71,6 +73,7 @@ class LotteryMixin:
             self._mask = ticket.mask
             if config.pruned_value == "init":
                 self._rewind_callback.point = RewindPoint.capture(self.model)
+        self._density = self._mask.density()
         self.add_callback(self._rewind_callback)
         self.add_callback(_MaskCallback(self))
 
@@ -98,15 +101,15 @@ class LotteryMixin:
             rewinding.start_rng = get_rng_state()
         elif self._replay or resume_from_checkpoint:
             set_rng_state(rewinding.start_rng)
-        rewinding.replaying = self._replay
-        if self._replay and not resume_from_checkpoint and rewinding.point.step > 0:
+        rewinding.replaying = self._replay == "rewind_point"
+        if rewinding.replaying and not resume_from_checkpoint and rewinding.point.step > 0:
             resume_from_checkpoint = str(rewinding.folder)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._detach_mask()
             rewinding.replaying = False
-        self._replay = False
+        self._replay = None
         if self._last_lr_factor is None:
             group = inner_optimizer(self.optimizer).param_groups[0]
             self._last_lr_factor = group["lr"] / group.get("initial_lr", group["lr"])
@@ -116,15 +119,13 @@ class LotteryMixin:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
         config = self.lottery_config
         scores, key = self._scores()
-        mask = prune(
-            scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key
-        )
+        mask = prune(scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key)
         self._set_mask(mask)
         self._round += 1
         return mask
 
     def rewind(self) -> None:
-        """Put survivors back to θ_k (as `retraining` says) and make the next `train()` start as training did at step k.
+        """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
 
         Optimizer, scheduler, gradient scaler, random numbers and data order all start over, so that under an all-ones
         mask the next training is round 0 again, bit for bit.
@@ -132,6 +133,14 @@ class LotteryMixin:
         if self.lottery_config.retraining == "weight_rewinding":
             self._rewind_callback.restore(self.model)
         self._mask_weights()
+        self.restart()
+
+    def restart(self, from_rewind_point: bool = True) -> None:
+        """Let the next `train()` start as training was at step k (or at step 0), from the weights as they are now.
+
+        Args:
+            from_rewind_point: start at step k with the moments of step k; False: at step 0 with none.
+        """
         if self._own_optimizer:
             inner_optimizer(self.optimizer).load_state_dict(copy.deepcopy(self._fresh_optimizer))
         else:
@@ -142,7 +151,7 @@ class LotteryMixin:
             self.lr_scheduler = None
         if self._fresh_scaler is not None:
             self.accelerator.scaler.load_state_dict(copy.deepcopy(self._fresh_scaler))
-        self._replay = True
+        self._replay = "rewind_point" if from_rewind_point else "start"
 
     # --- the search ---
 
@@ -271,7 +280,8 @@ class LotteryMixin:
         return dict(self.model.named_parameters())
 
     def _scores(self):
-        return self._parameters(), torch.abs
+        parameters = self._parameters()
+        return {name: parameters[name] for name in self._mask}, torch.abs
 
     def _set_mask(self, mask: Mask) -> None:
         self._mask = mask
