@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +119,19 @@ class LotteryMixin:
     def prune(self) -> Mask:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
         config = self.lottery_config
-        scores, key = self._scores()
+        scores, key = self.scores()
         mask = prune(scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key)
         self._set_mask(mask)
         self._round += 1
         return mask
+
+    def scores(self) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor] | None]:
+        """What each prunable weight is worth under the criterion: name -> tensor, and the function to see it through.
+
+        Magnitude gives the weights themselves and `torch.abs`, so that no copy of a large model is made.
+        """
+        parameters = self._parameters()
+        return {name: parameters[name] for name in self._mask}, torch.abs
 
     def rewind(self) -> None:
         """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
@@ -161,7 +170,7 @@ class LotteryMixin:
             self.run_round(number)
         return self.ticket()
 
-    def run_round(self, number: int) -> dict[str, Any]:
+    def run_round(self, number: int, **labels: Any) -> dict[str, Any]:
         """Train round `number` of the search and return its line of results; what is finished is only read.
 
         Raises:
@@ -175,7 +184,7 @@ class LotteryMixin:
             self.prune()
             self.rewind()
         self._round = number
-        return self.train_unit(unit, round=number)
+        return self.train_unit(unit, round=number, **labels)
 
     def load_trained(self, number: int) -> None:
         """Take up mask and trained weights of a finished round, unless the model holds them already."""
@@ -189,6 +198,18 @@ class LotteryMixin:
         self._set_mask(unit.mask())
         self._last_lr_factor = unit.result().get("last_lr_factor")
         self._round, self._last_trained = number, number
+
+    @property
+    def rewind_point(self) -> RewindPoint:
+        """θ_k. Raises RuntimeError before step k of the first training."""
+        if self._rewind_callback.point is None:
+            raise RuntimeError("there is no rewind point yet: train to the rewind step first")
+        return self._rewind_callback.point
+
+    def enter_round(self, number: int) -> None:
+        """Say which round is being trained, for its records and for the learning rate that fine-tuning goes on at."""
+        self._round = number
+        self._last_lr_factor = self.round_folder(0).result()["last_lr_factor"]
 
     def load_rewind_point(self) -> None:
         """Take up the rewind point that round 0 wrote."""
@@ -278,10 +299,6 @@ class LotteryMixin:
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return dict(self.model.named_parameters())
-
-    def _scores(self):
-        parameters = self._parameters()
-        return {name: parameters[name] for name in self._mask}, torch.abs
 
     def _set_mask(self, mask: Mask) -> None:
         self._mask = mask
