@@ -38,7 +38,7 @@ def find_recipe(path_or_name: str) -> Path:
     if path.is_file():
         return path
     names = bundled_recipes()
-    name = path_or_name.removesuffix(".yaml")
+    name = path_or_name.removeprefix("recipes/").removesuffix(".yaml")
     if name in names:
         return names[name]
     close = get_close_matches(name, names, n=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -13,6 +14,7 @@ from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
 from hf_lottery.config import LotteryConfig
 from hf_lottery.recipe_errors import RecipeError, sentences, shown, unknown_key
+from hf_lottery.recipe_model import check_architecture
 from hf_lottery.recipe_sections import Experiment, Hub, ModelSection, read_controls
 from hf_lottery.recipe_settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe_source import Source, read_source
@@ -137,7 +139,7 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     given = _sections(source)
     name = recipe_name(path)
     parts = {
-        "model": _own(source, "model", ModelSection, given["model"]),
+        "model": _model(source, given["model"]),
         "data": _data(source, given["data"]),
         "training": _settings(source, "training", given["training"]),
         "lottery": _lottery(source, given["lottery"]),
@@ -162,7 +164,10 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
 
     Keys that only show or store results (EXEMPT: output_dir, report_to, logging, hub, …) are left out.
     """
-    before, after = _flat(old.resolved()), _flat(new.resolved())
+    from transformers import TrainingArguments
+
+    defaults = {f"training.{field.name}": field.default for field in fields(TrainingArguments)}
+    before, after = defaults | _flat(old.resolved()), defaults | _flat(new.resolved())
     return {
         key: (before.get(key), after.get(key))
         for key in (before | after)
@@ -201,6 +206,13 @@ def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, An
     except ValidationError as error:
         for path, sentence in sentences(error, known, (section,), f"the section {section}"):
             source.add(path, sentence)
+
+
+def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
+    model = _own(source, "model", ModelSection, given)
+    for path, sentence in [] if model is None else check_architecture(model):
+        source.add(path, sentence)
+    return model
 
 
 def _data(source: Source, given: dict[str, Any] | None) -> Any:
