@@ -1,0 +1,169 @@
+"""Results: the finished units of an output folder, read from its results.jsonl, and which units are missing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TICKET = "ticket"
+# controls in the order in which tables and plots show them
+CONTROLS = (
+    "random_reinit",
+    "random_mask",
+    "no_rewinding",
+    "learning_rate_rewinding",
+    "one_shot",
+    "shuffled_weights",
+    "signed_reinit",
+)
+LOWER_IS_BETTER = ("perplexity", "loss")
+_EARLY_STOP = "early_stop_test_"
+
+Line = Mapping[str, Any]
+Unit = tuple[int, int, str, int]  # replicate, round, control, sample
+
+
+@dataclass
+class Results:
+    """The finished units of one experiment.
+
+    Args:
+        lines: one mapping a unit, as in results.jsonl; of a unit that was written twice, the last.
+        notes: what was skipped in reading, a sentence each.
+    """
+
+    lines: list[Line]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def metric(self) -> str:
+        """The task's metric, such as `accuracy`: the name in `test_accuracy` and `early_stop_test_accuracy`."""
+        for line in self.lines:
+            for key in line:
+                if key.startswith(_EARLY_STOP) and key != _EARLY_STOP + "loss":
+                    return key.removeprefix(_EARLY_STOP)
+        return "loss"
+
+    @property
+    def greater_is_better(self) -> bool:
+        return self.metric not in LOWER_IS_BETTER
+
+    def replicates(self) -> list[int]:
+        return sorted({line["replicate"] for line in self.lines})
+
+    def controls(self) -> list[str]:
+        """The controls that have a finished unit, without the ticket itself, in their fixed order."""
+        found = {line["control"] for line in self.lines} - {TICKET}
+        return [name for name in CONTROLS if name in found] + sorted(found - set(CONTROLS))
+
+    def rounds(self, control: str = TICKET) -> list[int]:
+        return sorted({line["round"] for line in self.lines if line["control"] == control})
+
+    def select(self, control: str, round: int) -> list[Line]:
+        return [line for line in self.lines if line["control"] == control and line["round"] == round]
+
+    def values(self, key: str, control: str = TICKET, round: int = 0) -> dict[int, float]:
+        """Replicate -> the value of `key`, averaged over the replicate's samples.
+
+        A replicate's samples share its initialisation and data order, so they are one observation, not several.
+        Units whose line lacks the value, or holds null or NaN, are left out.
+        """
+        samples: dict[int, list[float]] = {}
+        for line in self.select(control, round):
+            value = line.get(key)
+            if isinstance(value, (int, float)) and not math.isnan(value):
+                samples.setdefault(line["replicate"], []).append(float(value))
+        return {replicate: sum(found) / len(found) for replicate, found in sorted(samples.items())}
+
+    def density(self, control: str = TICKET, round: int = 0) -> float:
+        """Mean over the units of kept / all weights, as counted from their masks; NaN without a unit.
+
+        Rounds, not densities, say which units belong together: under a global scope two replicates may differ by a
+        weight.
+        """
+        densities = [line["density"] for line in self.select(control, round)]
+        return sum(densities) / len(densities) if densities else math.nan
+
+
+def read_results(output_dir: str | os.PathLike) -> Results:
+    """Read `results.jsonl` of an output folder; a line that is not whole is skipped, with a note.
+
+    Raises:
+        FileNotFoundError: the folder, or its results.jsonl, is not there.
+        ValueError: nothing in it has finished.
+    """
+    path = Path(output_dir) / "results.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"'{output_dir}' has no results.jsonl, so nothing has finished there; "
+            "give the output folder of a run (training.output_dir), or run the recipe first"
+        )
+    raw = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    units: dict[Unit, Line] = {}
+    notes = []
+    for number, text in enumerate(raw, start=1):
+        if not text.strip():
+            continue
+        line = _parse(text)
+        if line is None:
+            last = number == len(raw)
+            why = "is torn (the run was stopped while writing it)" if last else "is not a unit's result"
+            notes.append(f"Line {number} of results.jsonl {why} and was skipped.")
+            continue
+        units[unit_of(line)] = line
+    if not units:
+        raise ValueError(
+            f"nothing has finished in '{output_dir}' yet: results.jsonl holds no whole line; run it again"
+        )
+    return Results([units[unit] for unit in sorted(units)], notes)
+
+
+def _parse(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+        whole = isinstance(line, dict) and unit_of(line) and math.isfinite(line["density"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return line if whole else None
+
+
+def unit_of(line: Line) -> Unit:
+    """(replicate, round, control, sample): what names a unit."""
+    return int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0))
+
+
+def unit_name(unit: Unit) -> str:
+    """A unit in words, for lists of what is missing."""
+    replicate, round, control, sample = unit
+    which = "the ticket" if control == TICKET else f"{control} (sample {sample})"
+    return f"{which} of round {round}, replicate {replicate}"
+
+
+def missing_units(results: Results, recipe: Mapping[str, Any] | None = None) -> list[Unit]:
+    """Units that should be there and have not finished.
+
+    Every replicate must have each (round, control, sample) that any replicate has; and, when the resolved recipe is
+    given, there are to be `experiment.replicates` replicates, each with the ticket at every round up to
+    `lottery.num_rounds`.
+    """
+    recipe = recipe or {}
+    experiment = recipe.get("experiment") or {}
+    lottery = recipe.get("lottery") or {}
+    finished = {unit_of(line) for line in results.lines}
+    replicates = set(results.replicates()) | set(range(int(experiment.get("replicates") or 0)))
+    wanted = {unit[1:] for unit in finished}
+    if "num_rounds" in lottery:
+        wanted |= {(round, TICKET, 0) for round in range(int(lottery["num_rounds"]) + 1)}
+    everything = {(replicate, *rest) for replicate in replicates for rest in wanted}
+    return sorted(everything - finished)
+
+
+def absent_controls(results: Results, recipe: Mapping[str, Any]) -> list[str]:
+    """Controls that the recipe's `experiment.controls` names and of which nothing has finished."""
+    named = (recipe.get("experiment") or {}).get("controls") or []
+    return [name for name in named if name not in results.controls() and name != "dense"]
