@@ -58,8 +58,8 @@ def recipe_name(path: Path) -> str:
 
 
 def description(path: Path) -> str:
-    """The first comment line of a recipe file, which says in one line what it is for; '' where there is none."""
+    """The comment that a recipe file begins with, its first line: what it is for. '' where there is none."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and line.strip("# "):
-            return line.strip("# ")
+        if line.strip("# "):
+            return line.strip("# ") if line.startswith("#") else ""
     return ""

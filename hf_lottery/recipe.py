@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
 from hf_lottery.config import LotteryConfig
-from hf_lottery.recipe_errors import RecipeError, sentences, shown, unknown_key
+from hf_lottery.recipe_errors import RecipeError, nearest, sentences, shown, unknown_key
 from hf_lottery.recipe_model import check_architecture
 from hf_lottery.recipe_sections import Experiment, Hub, ModelSection, read_controls
 from hf_lottery.recipe_settings import OWNERS, check_settings, settings_of
@@ -111,8 +111,8 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """`resolved()` as a recipe file, for the output folder."""
-        first = f"# {self.description}\n#\n" if self.description else ""
-        return f"{first}# {self.name}, as resolved by hf_lottery {__version__}.\n{write_yaml(self.resolved())}"
+        first = f"# {self.description}\n\n" if self.description else ""
+        return f"{first}{write_yaml(self.resolved())}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
 
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
         try:
@@ -218,11 +218,12 @@ def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
 def _data(source: Source, given: dict[str, Any] | None) -> Any:
     if given is None:
         return None
-    if given.get("task") not in TASKS:
-        what = f"is {shown(given['task'])}; it" if "task" in given else "is missing; it"
-        source.add(("data", "task"), f"data.task {what} must be one of {', '.join(TASKS)}")
+    task = given.get("task")
+    if task not in list(TASKS):
+        what = "is missing" if task is None else f"is {shown(task)}"
+        source.add(("data", "task"), f"data.task {what}; it must be one of {', '.join(TASKS)}{nearest(task, TASKS)}")
         return None
-    return _own(source, "data", task_module(given["task"]).Data, given)
+    return _own(source, "data", task_module(task).Data, given)
 
 
 def _settings(source: Source, section: str, given: dict[str, Any] | None) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class Control(Section):
     def _in_order(cls, rounds: list[int] | None) -> list[int] | None:
         if rounds is None:
             return None
-        if not rounds or min(rounds) < 0:
-            raise ValueError("it must be a list of rounds, 0 or more, such as [1, 4, 7]; leave it out for every round")
+        if not rounds or min(rounds) < 1:
+            raise ValueError("it must be a list of rounds, 1 or more, such as [1, 4, 7]; leave it out for every round")
         return sorted(set(rounds))
 
 
