@@ -59,7 +59,7 @@ def recipe_name(path: Path) -> str:
 
 def description(path: Path) -> str:
     """The comment that a recipe file begins with, its first line: what it is for. '' where there is none."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
         if line.strip("# "):
             return line.strip("# ") if line.startswith("#") else ""
     return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hf_lottery.experiment import Experiment
 from hf_lottery.recipe import Recipe
 
@@ -11,7 +13,13 @@ def summary(recipe: Recipe) -> str:
 
     Raises:
         RecipeError: TrainingArguments refuses the section `training`.
+        FileNotFoundError: the data are not where `data.path` says.
     """
+    path = recipe.data.path
+    if path is not None and not Path(path).exists():
+        raise FileNotFoundError(
+            f"data.path is '{path}', and there is no such file or folder; give it by data.path=FOLDER"
+        )
     lottery = recipe.lottery_config()
     arguments = recipe.training_arguments()
     densities = [f"{100 * (1 - lottery.pruning_rate) ** r:.3g}%" for r in range(lottery.num_rounds + 1)]
@@ -28,7 +36,7 @@ def summary(recipe: Recipe) -> str:
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
-        "data": f"{recipe.data.task}: {recipe.data.path or recipe.data.name}",
+        "data": f"{recipe.data.task}: {path or recipe.data.name}",
         "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
         f"{arguments.optim.value} at {arguments.learning_rate:g}",
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",

@@ -139,6 +139,7 @@ def test_what_training_arguments_refuse_check_tells(command):
         (["check", "quickstrat"], "did you mean 'quickstart'?"),
         (["cp", "quickstrat"], "did you mean 'quickstart'?"),
         (["cp", "quickstart", "file/x.yaml"], "hf-lottery: File exists: file"),
+        (["check", "quickstart", "data.path=nowhere"], "data.path is 'nowhere', and there is no such file or folder"),
         (["chek"], "chek"),
         (["check"], "RECIPE"),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft.tuners.lora.config import EvaConfig
 
 from hf_lottery.bundled import bundled_recipes
-from hf_lottery.recipe import differences, load_recipe
+from hf_lottery.recipe import SECTIONS, differences, load_recipe
 from hf_lottery.recipe_errors import RecipeError
 from hf_lottery.recipe_sections import Control
 from hf_lottery.yaml_lines import write_yaml
@@ -169,6 +169,36 @@ def test_what_a_library_refuses_is_said_in_its_words_at_its_section(small):
     path.write_text(path.read_text() + "quantization: {load_in_4bit: true, load_in_8bit: true}\n")
     (message,) = problems(small)
     assert message.startswith(f"small.yaml:{line}: quantization.load_in_4bit: BitsAndBytesConfig says: ")
+
+
+KEYS = sorted({"rounds", "rho", *(key for section in SMALL.values() for key in section)}) + [
+    *("name_or_path", "random_mask", "scope", "pattern", "target_modules", "rewind_step", "r", "eva_config", "bias"),
+    *("load_in_4bit", "llm_int8_threshold", "save_strategy", "report_to", "fsdp_config", "path", "mean", "repo_id"),
+]
+WORDS = st.sampled_from(["lenet", "vit", "image_classification", "no", "1e-1", "2:4", "", "x" * 200, "layer", "😀"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | WORDS, inner, max_size=4),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.fixed_dictionaries({}, optional=dict.fromkeys(SECTIONS, ANYTHING)),
+    st.lists(st.tuples(st.sampled_from(SECTIONS), st.sampled_from(KEYS), ANYTHING), max_size=2),
+)
+def test_whatever_is_written_is_a_recipe_or_a_list_of_errors(tmp_path_factory, sections, overrides):
+    path = tmp_path_factory.getbasetemp() / "anything.yaml"
+    path.write_text(write_yaml(SMALL | sections), encoding="utf-8")
+    try:
+        recipe = load_recipe(str(path), [f"{section}.{key}={json.dumps(value)}" for section, key, value in overrides])
+    except RecipeError as error:
+        assert error.problems
+        for line in str(error).splitlines():
+            assert line.startswith((f"{path}:", "override '"))
+    else:
+        assert recipe.resolved()["training"]["output_dir"]
 
 
 def test_a_file_that_is_not_utf_8_is_said_to_be_so(tmp_path):
