@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from hf_lottery.evidence import text
+from hf_lottery.evidence.figures import (
+    OTHER_STYLE,
+    STYLES,
+    add_legend,
+    density_axis,
+    label,
+    metric_axis,
+    new_figure,
+    percent_ticks,
+    spread,
+    step_axis,
+)
 from hf_lottery.evidence.results import TICKET, Results
 from hf_lottery.evidence.statistics import Estimate, estimate
 
-# name -> (marker, line, colour of the Okabe–Ito palette, made for colour-blind readers)
-STYLES = {
-    TICKET: ("o", "-", "#0072B2"),
-    "random_reinit": ("s", "--", "#D55E00"),
-    "random_mask": ("^", ":", "#009E73"),
-    "no_rewinding": ("v", "-.", "#CC79A7"),
-    "learning_rate_rewinding": ("D", (0, (5, 1, 1, 1, 1, 1)), "#E69F00"),
-    "one_shot": ("P", (0, (3, 3)), "#56B4E9"),
-    "shuffled_weights": ("X", (0, (1, 2)), "#666666"),
-    "signed_reinit": ("*", (0, (7, 2)), "#000000"),
-}
-_OTHER = ("h", (0, (2, 1)), "#444444")
 BARS = ("min-max", "interval")
-_RC = {
-    "svg.hashsalt": "hf_lottery",  # the same results give the same file
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-}
 
 
 def metric_against_density(results: Results, early_stop: bool = False, bars: str = "min-max") -> Figure:
@@ -52,8 +39,7 @@ def metric_against_density(results: Results, early_stop: bool = False, bars: str
     where = "at the early-stop step" if early_stop else "at the end of training"
     figure, axes = _density_figure(results, key, bars)
     axes.set_ylabel(f"test {metric} {where}")
-    if text.is_fraction(metric):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g}%"))
+    metric_axis(axes.yaxis, metric)
     return figure
 
 
@@ -61,12 +47,12 @@ def early_stop_against_density(results: Results, bars: str = "min-max") -> Figur
     """The early-stop step (of minimum validation loss) against density: how fast each network learns."""
     figure, axes = _density_figure(results, "early_stop_step", bars)
     axes.set_ylabel("early-stop step")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    step_axis(axes.yaxis)
     return figure
 
 
 def _density_figure(results: Results, key: str, bars: str) -> tuple[Figure, Axes]:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     names = [TICKET, *results.controls()]
     for place, control in enumerate(names):
         points = []
@@ -84,13 +70,13 @@ def _density_figure(results: Results, key: str, bars: str) -> tuple[Figure, Axes
         axes.annotate(
             "dense", (1, dense.mean), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
         )
-    _density_axis(axes, {results.density(TICKET, round) for round in results.rounds(TICKET)})
-    _legend(figure, axes)
+    density_axis(axes, {results.density(TICKET, round) for round in results.rounds(TICKET)})
+    add_legend(figure, axes)
     return figure, axes
 
 
 def _series(axes: Axes, x: Sequence[float], found: Sequence[Estimate], control: str, bars: str) -> None:
-    marker, line, colour = STYLES.get(control, _OTHER)
+    marker, line, colour = STYLES.get(control, OTHER_STYLE)
     means = [point.mean for point in found]
     ends = [_ends(point, bars) for point in found]
     below = [mean - low for mean, (low, _) in zip(means, ends, strict=True)]
@@ -118,7 +104,7 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
         metric: the metric, for its unit.
         ylabel: what is shown.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     styles = list(STYLES.values())
     for place, (name, steps) in enumerate(curves.items()):
         marker, line, colour = styles[place % len(styles)]
@@ -133,10 +119,9 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
     _robust_limits(axes, curves, metric)
     axes.set_xlabel("training step")
     axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    if text.is_fraction(metric):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g}%"))
-    _legend(figure, axes)
+    step_axis(axes.xaxis)
+    metric_axis(axes.yaxis, metric)
+    add_legend(figure, axes)
     return figure
 
 
@@ -152,7 +137,7 @@ def _robust_limits(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]
 
 def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
     """Density of every masked tensor, in the model's order, a line a round; the mean over replicates."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     rounds = [round for round in results.rounds(TICKET) if round > 0 and _layers(results, round)]
     chosen = spread(rounds, most_rounds)
     names: list[str] = []
@@ -169,13 +154,13 @@ def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
         axes.plot(range(len(names)), heights, label=name, marker=marker, linestyle=line, color=colour, markersize=5)
     axes.set_yscale("log")
     axes.set_ylim(lowest / 1.2, 1.1)
-    _percent_ticks(axes.yaxis, lowest)
+    percent_ticks(axes.yaxis, lowest)
     axes.set_ylabel("density of the layer")
     if len(names) <= 24:
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) <= 8 else 90, ha="right", fontsize=8)
     else:
         axes.set_xlabel(f"masked tensor, in the model's order (0 = {names[0]})")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -195,7 +180,7 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
     Args:
         rows: what `overlap.overlaps` gives.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     rows = [row for row in rows if row["n"]]
     x = [row["density"] for row in rows]
     marker, line, colour = STYLES[TICKET]
@@ -210,65 +195,6 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
               marker=marker, linestyle=line, color=colour)  # fmt: skip
     axes.set_ylabel("Jaccard overlap (shared / either)")
     axes.set_ylim(0, 1.03)
-    _density_axis(axes, set(x))
-    _legend(figure, axes)
+    density_axis(axes, set(x))
+    add_legend(figure, axes)
     return figure
-
-
-def label(control: str) -> str:
-    """A control's name as plots write it."""
-    return control.replace("_", " ")
-
-
-def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the values, evenly spread, first and last among them."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
-
-
-def save(figure: Figure, folder: str | os.PathLike, name: str) -> list[Path]:
-    """Write `name.png` (at 150 dots an inch) and `name.svg` into the folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with matplotlib.rc_context(_RC):
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
-
-
-def _figure() -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(7.2, 4.3), layout="constrained")
-        return figure, figure.add_subplot()
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            loc="outside upper center", ncols=min(4, len(handles)), fontsize=9, frameon=False, handlelength=3.2
-        )
-
-
-def _density_axis(axes: Axes, densities: set[float]) -> None:
-    """A log axis on which density falls to the right, with the measured densities as ticks (the papers' P_m)."""
-    axes.set_xscale("log")
-    axes.set_xlabel("weights remaining (density, log scale)")
-    found = sorted((d for d in densities if d > 0), reverse=True)
-    if not found:
-        return
-    ticks = [found[i] for i in spread(range(len(found)), 9)]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([text.percent(tick) for tick in ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    room = (found[0] / found[-1]) ** 0.04 * 1.03
-    axes.set_xlim(found[0] * room, found[-1] / room)
-
-
-def _percent_ticks(axis, lowest: float) -> None:
-    ticks = [t for t in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 1e-4) if t >= lowest / 2.5]
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([text.percent(tick) for tick in ticks]))
-    axis.set_minor_locator(NullLocator())

@@ -137,6 +137,16 @@ def unit_of(line: Line) -> Unit:
     return int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0))
 
 
+def unit_folder(output_dir: Path, unit: Unit) -> Path:
+    """Where a unit's mask, weights and trainer_state.json lie."""
+    replicate, round, control, sample = unit
+    folder = output_dir / f"replicate-{replicate}" / f"round-{round:02d}"
+    if control == TICKET:
+        return folder
+    numbered = folder / f"{control}-{sample}"
+    return numbered if sample or numbered.is_dir() else folder / control
+
+
 def unit_name(unit: Unit) -> str:
     """A unit in words, for lists of what is missing."""
     replicate, round, control, sample = unit

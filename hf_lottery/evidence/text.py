@@ -66,3 +66,16 @@ def steps(found: Estimate) -> str:
     if found.n == 1 or found.minimum == found.maximum:
         return f"{found.mean:,.0f}"
     return f"{found.mean:,.0f} ({found.minimum:,.0f}–{found.maximum:,.0f})"
+
+
+def steps_difference(found: Estimate) -> str:
+    """+400 steps [+310, +490]: how many steps earlier, with the 95% interval."""
+    text = f"{found.mean:+,.0f} steps"
+    if found.n >= 2:
+        text += f" [{found.low:+,.0f}, {found.high:+,.0f}]"
+    return text.replace("-", "−")
+
+
+def times(ratio: float) -> str:
+    """A speed-up: 2.51×."""
+    return NOTHING if math.isnan(ratio) else f"{ratio:.2f}×"
