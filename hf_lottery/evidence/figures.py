@@ -26,6 +26,7 @@ STYLES = {
     "shuffled_weights": ("X", (0, (1, 2)), "#666666"),
     "signed_reinit": ("*", (0, (7, 2)), "#000000"),
 }
+DENSE_STYLE = ("x", "-", "#444444")
 OTHER_STYLE = ("h", (0, (2, 1)), "#444444")
 _RC = {
     "svg.hashsalt": "hf_lottery",  # the same results give the same file
@@ -68,11 +69,10 @@ def new_figure() -> tuple[Figure, Axes]:
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    handles, _ = axes.get_legend_handles_labels()
+    handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(
-            loc="outside upper center", ncols=min(4, len(handles)), fontsize=9, frameon=False, handlelength=3.2
-        )
+        columns = len(labels) if sum(map(len, labels)) + 8 * len(labels) <= 90 else 4
+        figure.legend(loc="outside upper center", ncols=columns, fontsize=9, frameon=False, handlelength=3.2)
 
 
 def density_axis(axes: Axes, densities: set[float]) -> None:

@@ -19,7 +19,8 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .88rem; margin: .8rem 0; }
 th, td { text-align: right; padding: .3rem .7rem; border-bottom: 1px solid #ddd; vertical-align: top; }
-th { border-bottom: 2px solid #888; } td small { display: block; color: #555; white-space: nowrap; }
+th { border-bottom: 2px solid #888; } td small { display: block; color: #555; max-width: 9rem; margin-left: auto; }
+.missing h2 { margin-top: .6rem; }
 .yes { font-weight: 700; } .no { text-decoration: underline dotted; }
 figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; max-width: 48rem; }
 pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: .85rem; }

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from hf_lottery.evidence import text
 from hf_lottery.evidence.figures import (
+    DENSE_STYLE,
     OTHER_STYLE,
     STYLES,
     add_legend,
@@ -106,8 +107,9 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
     """
     figure, axes = new_figure()
     styles = list(STYLES.values())
+    own = {label(control): style for control, style in STYLES.items()} | {"dense": DENSE_STYLE}
     for place, (name, steps) in enumerate(curves.items()):
-        marker, line, colour = styles[place % len(styles)]
+        marker, line, colour = own.get(name, styles[place % len(styles)])
         x = sorted(steps)
         found = [estimate(steps[step]) for step in x]
         axes.plot(
@@ -116,7 +118,7 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
         )  # fmt: skip
         low, high = [point.minimum for point in found], [point.maximum for point in found]
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    _robust_limits(axes, curves, metric)
+    _focus(axes, curves)
     axes.set_xlabel("training step")
     axes.set_ylabel(ylabel)
     step_axis(axes.xaxis)
@@ -125,14 +127,17 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
     return figure
 
 
-def _robust_limits(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]], metric: str) -> None:
-    """Leave the first tenth of training out of the y range: there the curves rise from chance, and hide the rest."""
+def _focus(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    """A y range in which the second half of training can be told apart; the steep start runs out of it."""
     last = max((max(steps) for steps in curves.values() if steps), default=0)
-    late = [v for steps in curves.values() for step, values in steps.items() if step >= last / 10 for v in values]
-    if len(late) < 2 or min(late) == max(late):
+    values = [(step, value) for steps in curves.values() for step, found in steps.items() for value in found]
+    late = [value for step, value in values if step >= last / 2]
+    low, high = min(late, default=0), max(late, default=0)
+    if low == high:
         return
-    margin = 0.06 * (max(late) - min(late))
-    axes.set_ylim(min(late) - margin, max(late) + margin)
+    start, end = (sum(found) / len(found) for found in ([v for _, v in values], late))
+    wide, narrow = 1.0 * (high - low), 0.1 * (high - low)
+    axes.set_ylim(*((low - wide, high + narrow) if start < end else (low - narrow, high + wide)))
 
 
 def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
@@ -191,8 +196,11 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
         x, means, yerr=spans, label="replicates' masks", marker=marker, linestyle=line, color=colour, capsize=2.5
     )
     marker, line, colour = STYLES["random_mask"]
-    axes.plot(x, [row["chance"] for row in rows], label="chance, at the same layer-wise densities",
-              marker=marker, linestyle=line, color=colour)  # fmt: skip
+    # on top and hollow: where the masks overlap as chance has it, both can be seen
+    axes.plot(
+        x, [row["chance"] for row in rows], label="chance, at the same layer-wise densities", marker=marker,
+        linestyle=line, color=colour, markersize=9, markerfacecolor="none", zorder=3,
+    )  # fmt: skip
     axes.set_ylabel("Jaccard overlap (shared / either)")
     axes.set_ylim(0, 1.03)
     density_axis(axes, set(x))

@@ -120,7 +120,35 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         raise ValueError(
             f"nothing has finished in '{output_dir}' yet: results.jsonl holds no whole line; run it again"
         )
-    return Results([units[unit] for unit in sorted(units)], notes)
+    lines = [units[unit] for unit in sorted(units)]
+    _require_one_recipe(lines, output_dir)
+    return Results(lines, notes + _shared_seeds(lines))
+
+
+def _require_one_recipe(lines: list[Line], output_dir: str | os.PathLike) -> None:
+    """Means over replicates of two recipes mean nothing: refuse them where the lines give them away."""
+    first: dict[tuple, Line] = {}
+    for line in lines:
+        for key, group in (("prunable", ()), ("steps", (line["control"], line["round"]))):
+            other = first.setdefault((key, *group), line)
+            if line.get(key) != other.get(key):
+                raise ValueError(
+                    f"the units of '{output_dir}' are not of one recipe: {key} is {other.get(key)} in "
+                    f"{unit_name(unit_of(other))}, and {line.get(key)} in {unit_name(unit_of(line))}; "
+                    "give each recipe an output_dir of its own"
+                )
+
+
+def _shared_seeds(lines: list[Line]) -> list[str]:
+    by_seed: dict[int, set[int]] = {}
+    for line in lines:
+        if "seed" in line:
+            by_seed.setdefault(line["seed"], set()).add(line["replicate"])
+    return [
+        f"Replicates {', '.join(map(str, sorted(replicates)))} share seed {seed}: one observation, not several."
+        for seed, replicates in by_seed.items()
+        if len(replicates) > 1
+    ]
 
 
 def _parse(text: str) -> Line | None:
