@@ -49,7 +49,9 @@ class RewindCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         step = self.config.resolve_rewind_step(state.max_steps)
         if step >= state.max_steps:
-            raise ValueError(f"rewind_step is {step}, but training ends at step {state.max_steps}: choose an earlier one")
+            raise ValueError(
+                f"rewind_step is {step}, but training ends at step {state.max_steps}: choose an earlier one"
+            )
         if self.point is None and step == 0 and state.global_step == 0:
             self._capture(kwargs["model"], 0, args)
 

@@ -30,4 +30,6 @@ def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryCon
     if optim.startswith("schedule_free") and config.pruned_value == "init":
         raise ValueError(f"optim '{optim}' keeps a second copy of the weights that moves: use pruned_value zero")
     if deepspeed:
-        raise ValueError("DeepSpeed keeps its own copies of the weights, which the mask does not reach: use FSDP2 or DDP")
+        raise ValueError(
+            "DeepSpeed keeps its own copies of the weights, which the mask does not reach: use FSDP2 or DDP"
+        )

@@ -46,7 +46,8 @@ class RewindPoint:
                 raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")
             if state[name].shape != value.shape:
                 raise ValueError(
-                    f"'{name}' has shape {tuple(state[name].shape)} in this model and {tuple(value.shape)} in the rewind point"
+                    f"'{name}' has shape {tuple(state[name].shape)} in this model "
+                    f"and {tuple(value.shape)} in the rewind point"
                 )
         for name, value in self.tensors.items():
             # copy_, never .data = or .to(): those alias the copy on one device, and the second rewind is wrong

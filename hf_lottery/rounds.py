@@ -78,7 +78,7 @@ def read_mask(path: str | os.PathLike) -> Mask:
 
 
 def evaluations(log_history: Sequence[dict[str, Any]], first_step: int = 0) -> list[dict[str, float]]:
-    """The evaluations of a training, a dict a step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
+    """A training's evaluations, a dict a step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
 
     Args:
         log_history: a TrainerState's. With several evaluation sets "validation" and "test" are told apart by the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,13 @@ class LotteryMixin:
         self._rates = match_rates(config.pruning_rates, self._targets)
         self._round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
-        self._replay = False  # whether the next train() starts at the rewind point
+        self._replay: str | None = None  # where the next train() starts over: "rewind_point", "start", or not at all
         self._last_lr_factor: float | None = None
         self._own_optimizer = self.optimizer is not None
         self._fresh_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer is not None else None
-        self._fresh_scheduler = copy.deepcopy(self.lr_scheduler.state_dict()) if self.lr_scheduler is not None else None
+        self._fresh_scheduler = (
+            copy.deepcopy(self.lr_scheduler.state_dict()) if self.lr_scheduler is not None else None
+        )
         self._fresh_scaler = copy.deepcopy(self.accelerator.scaler.state_dict()) if self.accelerator.scaler else None
 
         self._rewind_callback = RewindCallback(config.rewind_step, Path(self.args.output_dir) / "rewind", trainer=self)
@@ -71,6 +74,7 @@ class LotteryMixin:
             self._mask = ticket.mask
             if config.pruned_value == "init":
                 self._rewind_callback.point = RewindPoint.capture(self.model)
+        self._density = self._mask.density()
         self.add_callback(self._rewind_callback)
         self.add_callback(_MaskCallback(self))
 
@@ -98,15 +102,15 @@ class LotteryMixin:
             rewinding.start_rng = get_rng_state()
         elif self._replay or resume_from_checkpoint:
             set_rng_state(rewinding.start_rng)
-        rewinding.replaying = self._replay
-        if self._replay and not resume_from_checkpoint and rewinding.point.step > 0:
+        rewinding.replaying = self._replay == "rewind_point"
+        if rewinding.replaying and not resume_from_checkpoint and rewinding.point.step > 0:
             resume_from_checkpoint = str(rewinding.folder)
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._detach_mask()
             rewinding.replaying = False
-        self._replay = False
+        self._replay = None
         if self._last_lr_factor is None:
             group = inner_optimizer(self.optimizer).param_groups[0]
             self._last_lr_factor = group["lr"] / group.get("initial_lr", group["lr"])
@@ -115,16 +119,22 @@ class LotteryMixin:
     def prune(self) -> Mask:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
         config = self.lottery_config
-        scores, key = self._scores()
-        mask = prune(
-            scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key
-        )
+        scores, key = self.scores()
+        mask = prune(scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key)
         self._set_mask(mask)
         self._round += 1
         return mask
 
+    def scores(self) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor] | None]:
+        """What each prunable weight is worth under the criterion: name -> tensor, and the function to see it through.
+
+        Magnitude gives the weights themselves and `torch.abs`, so that no copy of a large model is made.
+        """
+        parameters = self._parameters()
+        return {name: parameters[name] for name in self._mask}, torch.abs
+
     def rewind(self) -> None:
-        """Put survivors back to θ_k (as `retraining` says) and make the next `train()` start as training did at step k.
+        """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
 
         Optimizer, scheduler, gradient scaler, random numbers and data order all start over, so that under an all-ones
         mask the next training is round 0 again, bit for bit.
@@ -132,6 +142,14 @@ class LotteryMixin:
         if self.lottery_config.retraining == "weight_rewinding":
             self._rewind_callback.restore(self.model)
         self._mask_weights()
+        self.restart()
+
+    def restart(self, from_rewind_point: bool = True) -> None:
+        """Let the next `train()` start as training was at step k (or at step 0), from the weights as they are now.
+
+        Args:
+            from_rewind_point: start at step k with the moments of step k; False: at step 0 with none.
+        """
         if self._own_optimizer:
             inner_optimizer(self.optimizer).load_state_dict(copy.deepcopy(self._fresh_optimizer))
         else:
@@ -142,7 +160,7 @@ class LotteryMixin:
             self.lr_scheduler = None
         if self._fresh_scaler is not None:
             self.accelerator.scaler.load_state_dict(copy.deepcopy(self._fresh_scaler))
-        self._replay = True
+        self._replay = "rewind_point" if from_rewind_point else "start"
 
     # --- the search ---
 
@@ -152,7 +170,7 @@ class LotteryMixin:
             self.run_round(number)
         return self.ticket()
 
-    def run_round(self, number: int) -> dict[str, Any]:
+    def run_round(self, number: int, **labels: Any) -> dict[str, Any]:
         """Train round `number` of the search and return its line of results; what is finished is only read.
 
         Raises:
@@ -166,7 +184,7 @@ class LotteryMixin:
             self.prune()
             self.rewind()
         self._round = number
-        return self.train_unit(unit, round=number)
+        return self.train_unit(unit, round=number, **labels)
 
     def load_trained(self, number: int) -> None:
         """Take up mask and trained weights of a finished round, unless the model holds them already."""
@@ -180,6 +198,18 @@ class LotteryMixin:
         self._set_mask(unit.mask())
         self._last_lr_factor = unit.result().get("last_lr_factor")
         self._round, self._last_trained = number, number
+
+    @property
+    def rewind_point(self) -> RewindPoint:
+        """θ_k. Raises RuntimeError before step k of the first training."""
+        if self._rewind_callback.point is None:
+            raise RuntimeError("there is no rewind point yet: train to the rewind step first")
+        return self._rewind_callback.point
+
+    def enter_round(self, number: int) -> None:
+        """Say which round is being trained, for its records and for the learning rate that fine-tuning goes on at."""
+        self._round = number
+        self._last_lr_factor = self.round_folder(0).result()["last_lr_factor"]
 
     def load_rewind_point(self) -> None:
         """Take up the rewind point that round 0 wrote."""
@@ -269,9 +299,6 @@ class LotteryMixin:
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return dict(self.model.named_parameters())
-
-    def _scores(self):
-        return self._parameters(), torch.abs
 
     def _set_mask(self, mask: Mask) -> None:
         self._mask = mask

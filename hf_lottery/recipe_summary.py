@@ -1,0 +1,63 @@
+"""What a recipe would do, in a few lines, without reading data or building a model."""
+
+from __future__ import annotations
+
+from hf_lottery.recipe import Recipe
+
+
+def trained_networks(recipe: Recipe) -> int:
+    """How many networks a recipe trains: the tickets' rounds and every control's samples, over the replicates.
+
+    The dense network is the tickets' round 0, so the control `dense` trains nothing more.
+    """
+    last = recipe.lottery_config().num_rounds
+    samples = sum(
+        control.per_ticket * (last if control.rounds is None else len(control.rounds))
+        for control in recipe.experiment.controls
+        if control.name != "dense"
+    )
+    return recipe.experiment.replicates * (last + 1 + samples)
+
+
+def summary(recipe: Recipe) -> str:
+    """Model, data, training, rounds with their planned densities, comparisons and the number of networks.
+
+    Raises:
+        RecipeError: TrainingArguments refuses the section `training`.
+    """
+    lottery = recipe.lottery_config()
+    arguments = recipe.training_arguments()
+    densities = [f"{100 * (1 - lottery.pruning_rate) ** r:.3g}%" for r in range(lottery.num_rounds + 1)]
+    if len(densities) > 6:
+        densities = [*densities[:4], "…", densities[-1]]
+    controls = [
+        control.name
+        + (f" x {control.per_ticket}" if control.per_ticket > 1 else "")
+        + (f" at rounds {', '.join(map(str, control.rounds))}" if control.rounds is not None else "")
+        for control in recipe.experiment.controls
+    ]
+    length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
+    own_rates = "".join(f", {rate:g} a round for {pattern}" for pattern, rate in lottery.pruning_rates.items())
+    rows = {
+        "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
+        "model": _model(recipe),
+        "data": f"{recipe.data.task}: {recipe.data.path or recipe.data.name}",
+        "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
+        f"{arguments.optim.value} at {arguments.learning_rate:g}",
+        "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
+        "densities": f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}",
+        "controls": "; ".join(controls) or "none",
+        "networks": f"{trained_networks(recipe)} trained, over {recipe.experiment.replicates} replicate(s)",
+        "output": recipe.training["output_dir"],
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+def _model(recipe: Recipe) -> str:
+    model = recipe.model
+    parts = [model.name_or_path or f"{model.architecture}, randomly initialised"]
+    if recipe.quantization is not None:
+        parts.append("quantised")
+    if recipe.peft is not None:
+        parts.append("with LoRA")
+    return ", ".join(parts)
