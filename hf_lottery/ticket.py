@@ -1,0 +1,247 @@
+"""Ticket: a mask, its rewind point and its evidence, as a small folder that a stranger can check and train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor, nn
+
+from hf_lottery.mask import Mask
+from hf_lottery.provenance import dtype_name
+from hf_lottery.rewind import RewindPoint
+from hf_lottery.ticket_check import live_tensors, require_base_tensors, require_names_and_shapes
+from hf_lottery.ticket_files import StoredMask, StoredRewind, file_record, require_file, write_mask, write_rewind
+from hf_lottery.ticket_format import JSON_FILE, MASK_FILE, REWIND_FILE, SCHEMA, require_major_version, validate
+from hf_lottery.ticket_json import MAX_BYTES, TicketError, check_digest, dump, parse
+
+__all__ = ["Ticket", "TicketError"]
+
+
+class Ticket:
+    """A subnetwork and where it starts: m, θ_k, and what is known about them.
+
+    Args:
+        mask: m; which weights are kept, by parameter name.
+        rewind: θ_k. One that was downloaded holds only the tensors that its base model cannot give.
+        info: what the ticket says about itself, as `hf_lottery.provenance.ticket_info` makes it; see
+            `hf_lottery.ticket_format.INFO_FIELDS`. `info["base_tensors"]` are those taken from the base model;
+            `info["pruned_becomes"]` is `zero` (as when it is not given) or `init`.
+
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635): the ticket is (m, θ_0); Frankle et al. 2020 (arXiv 1912.05671):
+    (m, θ_k).
+    """
+
+    def __init__(self, mask: Mask, rewind: RewindPoint, info: Mapping[str, Any] | None = None):
+        self._mask: Mask | StoredMask = mask
+        self._rewind: RewindPoint | StoredRewind | None = rewind
+        self.rewind_step = rewind.step
+        self.info = dict(info or {})
+
+    @property
+    def mask(self) -> Mask:
+        """m. A downloaded one is unpacked at the first use; where its file is far too small for what it claims, only
+        `apply_to` unpacks it, for a model that has so many weights (else TicketError)."""
+        if isinstance(self._mask, StoredMask):
+            self._mask.require_bounded()
+            self._mask = self._mask.unpack()
+        return self._mask
+
+    @property
+    def rewind(self) -> RewindPoint:
+        """θ_k as far as the ticket holds it: pruned weights are 0 where `pruned_becomes` is `zero`, and tensors that
+        are the base model's own are missing (`apply_to` finds them in the model)."""
+        if not isinstance(self._rewind, RewindPoint):
+            names = self._rewind.table if self._rewind else ()
+            self._rewind = RewindPoint(self.rewind_step, {name: self._value(name) for name in names})
+        return self._rewind
+
+    @property
+    def pruned_becomes(self) -> str:
+        """What a pruned weight is: `zero`, or `init` (it stays at its rewind value, as in LoTA)."""
+        return self.info.get("pruned_becomes", "zero")
+
+    def density(self) -> float:
+        """Kept / all weights under the mask, counted."""
+        return self.mask.density()
+
+    def __repr__(self) -> str:
+        return f"Ticket({self.mask!r}, rewind step {self.rewind_step}, base model {self.info.get('base_model')})"
+
+    @torch.no_grad()
+    def apply_to(self, model: nn.Module) -> nn.Module:
+        """Put θ_k ⊙ m into `model`, in place: rewound weights, ready to train. Returns the model.
+
+        (Where `pruned_becomes` is `init`, θ_k.) Everything is checked before the first weight is written.
+
+        Args:
+            model: of the ticket's architecture; where θ_k is the base model's own, that model as it was loaded.
+
+        Raises:
+            TicketError: a name, shape or hash does not fit; the message names the first tensor that differs.
+        """
+        base, stored = self.info.get("base_tensors", {}), self._stored_names()
+        shapes = {name: entry["shape"] for name, entry in base.items()} | self._shapes()
+        require_names_and_shapes(model, shapes, self.info.get("base_model"))
+        require_base_tensors(
+            model, {name: base[name] for name in base if name not in stored}, self.info.get("base_model")
+        )
+        if isinstance(self._mask, StoredMask):
+            self._mask = self._mask.unpack()  # bounded now: the model has as many weights
+        state = live_tensors(model)
+        for name in stored:
+            state[name].copy_(self._value(name))
+        if self.pruned_becomes == "zero":
+            for name, kept in self.mask.items():
+                state[name].masked_fill_(~kept.to(state[name].device), 0)
+        return model
+
+    def _stored_names(self) -> Iterable[str]:
+        """Of the tensors whose θ_k the ticket holds itself."""
+        if isinstance(self._rewind, RewindPoint):
+            return self._rewind.tensors.keys()
+        return self._rewind.table.keys() if self._rewind else ()
+
+    def _value(self, name: str) -> Tensor:
+        """θ_k of one tensor that the ticket holds."""
+        if isinstance(self._rewind, RewindPoint):
+            return self._rewind.tensors[name]
+        return self._rewind.value(name, self.mask)
+
+    def _shapes(self) -> dict[str, Iterable[int]]:
+        """Name -> shape, of the tensors that the ticket masks or holds; nothing is unpacked for it."""
+        masked = (
+            self._mask.shapes if isinstance(self._mask, StoredMask) else {n: m.shape for n, m in self._mask.items()}
+        )
+        if isinstance(self._rewind, RewindPoint):
+            return masked | {name: value.shape for name, value in self._rewind.tensors.items()}
+        return masked | {name: entry["shape"] for name, entry in (self._rewind.table if self._rewind else {}).items()}
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *, compress: bool = False) -> None:
+        """Write the ticket's folder: ticket.json, mask.safetensors and, where needed, rewind.safetensors.
+
+        Args:
+            save_directory: made if need be.
+            compress: code the mask to within 5% of its entropy instead of one bit a weight.
+
+        Raises:
+            TicketError: the mask, the rewind point and `info` do not belong together.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        mask = self.mask
+        base = self.info.get("base_tensors", {})
+        values = {name: v for name, v in self.rewind.tensors.items() if name not in base}
+        tensors = {name: dict(entry) for name, entry in base.items()}
+        for name, value in values.items():
+            theta = "survivors" if name in mask and self.pruned_becomes == "zero" else "dense"
+            tensors[name] = {"shape": list(value.shape), "dtype": dtype_name(value), "theta": theta}
+        for name, (kept, _) in mask.counts().items():
+            if name not in tensors or tensors[name]["theta"] == "frozen":
+                raise TicketError(
+                    f"the mask is over '{name}', which is neither in the rewind point nor the base model's"
+                )
+            if tensors[name]["shape"] != list(mask[name].shape):
+                raise TicketError(
+                    f"'{name}' has shape {tuple(tensors[name]['shape'])} and a mask of {tuple(mask[name].shape)}"
+                )
+            tensors[name]["kept"] = kept
+        encoding = write_mask(folder / MASK_FILE, mask, compress)
+        if not values:
+            (folder / REWIND_FILE).unlink(missing_ok=True)
+        else:
+            dense = [name for name in values if tensors[name]["theta"] == "dense"]
+            write_rewind(folder / REWIND_FILE, values, mask, dense)
+        files = [MASK_FILE, REWIND_FILE] if values else [MASK_FILE]
+        document = {
+            "format": "hf_lottery_ticket",
+            "schema": SCHEMA,
+            "mask_true_means": "kept",
+            "pruned_becomes": self.pruned_becomes,
+            "mask_encoding": encoding,
+            "rewind_step": self.rewind_step,
+            "fingerprint": mask.fingerprint(),
+            **{key: value for key, value in self.info.items() if key not in ("base_tensors", "pruned_becomes")},
+            "tensors": tensors,
+            "files": {name: file_record(folder / name) for name in files},
+        }
+        data = dump(document)
+        validate(parse(data))  # what we would refuse to read we do not write
+        (folder / JSON_FILE).write_bytes(data)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+    ) -> Ticket:
+        """Read a ticket from a folder, or from a repository of the Hub. Nothing in it is run.
+
+        Args:
+            pretrained_model_name_or_path: a folder that holds ticket.json, or a Hub id such as `you/name`.
+            revision: branch, tag or commit of the Hub repository.
+            token: for a private repository; by default the one of `hf auth login`.
+            cache_dir: as in transformers.
+
+        Raises:
+            TicketError: there is no ticket, or it is damaged, of a newer major version, or not what it says.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            # one call, so that all files are of one commit
+            folder = Path(
+                snapshot_download(
+                    str(pretrained_model_name_or_path),
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    allow_patterns=[JSON_FILE, MASK_FILE, REWIND_FILE],
+                )
+            )
+        if not (folder / JSON_FILE).is_file():
+            raise TicketError(f"there is no ticket.json in {pretrained_model_name_or_path}; it is not a ticket")
+        return cls._read(folder)
+
+    @classmethod
+    def _read(cls, folder: Path) -> Ticket:
+        with (folder / JSON_FILE).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        document = parse(data)
+        require_major_version(document)  # first: a newer major version may be sealed in another way
+        check_digest(data, document)
+        validate(document)
+        files, tensors = document.pop("files"), document.pop("tensors")
+        if MASK_FILE not in files:
+            raise TicketError("ticket.json does not list mask.safetensors, without which there is no ticket")
+        for name, record in files.items():
+            if name in (MASK_FILE, REWIND_FILE) or (folder / name).exists():
+                require_file(folder / name, record)
+        shapes = {name: torch.Size(entry["shape"]) for name, entry in tensors.items() if "kept" in entry}
+        stored = {name: entry for name, entry in tensors.items() if entry["theta"] in ("survivors", "dense")}
+
+        ticket = cls.__new__(cls)
+        ticket._mask = StoredMask(
+            folder / MASK_FILE,
+            shapes,
+            {name: tensors[name]["kept"] for name in shapes},
+            document.pop("mask_encoding"),
+            document.pop("fingerprint"),
+        )
+        ticket._rewind = StoredRewind(folder / REWIND_FILE, stored) if stored else None
+        ticket.rewind_step = document.pop("rewind_step")
+        for key in ("format", "schema", "mask_true_means", "sha256"):
+            del document[key]
+        document["base_tensors"] = {
+            name: {key: value for key, value in entry.items() if key != "kept"}
+            for name, entry in tensors.items()
+            if name not in stored
+        }
+        ticket.info = document
+        return ticket
