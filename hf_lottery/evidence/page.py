@@ -102,7 +102,11 @@ def markdown(title: str, headline: str, sections: Sequence[Section]) -> str:
             parts.append(f"![{section.heading}](plots/{section.plot[0]}.png)")
         parts += section.sentences
         if section.table:
-            headings, rows = section.table
-            lines = [headings, ["---:"] * len(headings), *rows]
-            parts.append("\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines))
+            parts.append(markdown_table(*section.table))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown, its columns aligned right."""
+    lines = [headings, ["---:"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)

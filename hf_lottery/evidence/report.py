@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from hf_lottery.evidence import figures, page
-from hf_lottery.evidence.results import Results, absent_controls, missing_units, read_results, unit_name
+from hf_lottery.evidence.results import Results, missing_units, read_results, unit_name
 from hf_lottery.evidence.sections import Section, make_sections
 from hf_lottery.evidence.verdict import TOLERANCE, headline, verdict
 
@@ -44,7 +44,7 @@ def write_report(output_dir: str | os.PathLike, tolerance: float = TOLERANCE, ba
         if section.plot:
             figures.save(section.plot[1], folder / "plots", section.plot[0])
     title = f"Lottery ticket report: {_subject(recipe, output_dir)}"
-    recipe_text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else ""
+    recipe_text = (output_dir / "recipe.yaml").read_text(encoding="utf-8") if recipe else ""
     (folder / "report.md").write_text(page.markdown(title, headline(found), sections), encoding="utf-8")
     path = folder / "index.html"
     path.write_text(page.html(title, headline(found), sections, folder / "plots", recipe_text), encoding="utf-8")
@@ -63,14 +63,13 @@ def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _unfinished(results: Results, recipe: Mapping[str, Any]) -> list[str]:
-    notes = []
-    if missing := missing_units(results, recipe):
-        named = "; ".join(unit_name(unit) for unit in missing[:_NAMED])
-        more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        count = "1 unit has" if len(missing) == 1 else f"{len(missing)} units have"
-        notes.append(f"{count} not finished: {named}{more}. Run the recipe again: finished units are not run twice.")
-    notes += [f"Nothing of the control {control} has finished." for control in absent_controls(results, recipe)]
-    return notes
+    missing = missing_units(results, recipe)
+    if not missing:
+        return []
+    named = "; ".join(unit_name(unit) for unit in missing[:_NAMED])
+    more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    count = "1 unit has" if len(missing) == 1 else f"{len(missing)} units have"
+    return [f"{count} not finished: {named}{more}. Run the recipe again: finished units are not run twice."]
 
 
 def _subject(recipe: Mapping[str, Any], output_dir: Path) -> str:

@@ -31,7 +31,7 @@ def make_sections(output_dir: Path, results: Results, found: Verdict, bars: str)
     """All sections for which there is something to show."""
     return [
         _metric(results, bars),
-        *_judgement(found),
+        *judgement(found),
         *_speed(results, bars),
         *_curves(output_dir, results, found),
         *_layers(results),
@@ -54,7 +54,8 @@ def _bars(bars: str) -> str:
     return f"Bars: {what}. Points at one density are set apart sideways so that none hides another."
 
 
-def _judgement(found: Verdict) -> list[Section]:
+def judgement(found: Verdict) -> list[Section]:
+    """The table of yes, no and too few replicates; nothing while there is no round to judge."""
     if not found.rounds:
         return []
     controls = verdict_controls(found)
