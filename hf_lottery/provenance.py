@@ -67,7 +67,7 @@ def ticket_info(
         "base_tensors": base_tensors(model, mask, rewind, lottery_config.pruned_value),
         "task": next((task for end, task in _TASK_OF_CLASS.items() if _inner(model).endswith(end)), None),
         "config": plain_config(model.config.to_dict()) if isinstance(model, PreTrainedModel) else None,
-        "pruned_becomes": lottery_config.pruned_value,
+        "pruned_value": lottery_config.pruned_value,
         "criterion": lottery_config.criterion,
         "scope": lottery_config.scope,
         "pattern": lottery_config.pattern,
@@ -84,7 +84,7 @@ def ticket_info(
     }
 
 
-def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_becomes: str) -> dict[str, dict[str, Any]]:
+def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_value: str) -> dict[str, dict[str, Any]]:
     """Name -> shape, dtype and hashes of the tensors that a ticket takes from the base model instead of holding them.
 
     `frozen` ones are relied upon as they are; `base` ones are the part of θ_k that is bit for bit the base model's
@@ -103,7 +103,7 @@ def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_becom
             if name not in rewind.tensors or _described(tensor) != _described(rewind.tensors[name]):
                 continue
             found[name] = {"theta": "base", **_described(tensor)}
-            if name in mask and pruned_becomes == "zero":
+            if name in mask and pruned_value == "zero":
                 rewound = tensor.detach().masked_fill(~mask[name].to(tensor.device), 0)
                 found[name]["sha256_rewound"] = tensor_sha256(rewound)
     return found
