@@ -102,3 +102,12 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from hf_lottery.recipe_summary import summary
 
     print(summary(load_recipe(recipe, overrides or [])))
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Train what a recipe describes; a second time, continue where it stopped."""
+    from hf_lottery.recipe import load_recipe
+    from hf_lottery.run import run as run_recipe
+
+    run_recipe(load_recipe(recipe, overrides or []))

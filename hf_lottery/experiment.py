@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from hf_lottery.controls import CONTROLS, control_seed
 from hf_lottery.rounds import UnitFolder, write_text
 from hf_lottery.trainer import LotteryMixin
+
+if TYPE_CHECKING:
+    from hf_lottery.recipe_sections import Control
 
 RESULTS_FILE = "results.jsonl"
 
@@ -43,21 +47,6 @@ class Unit:
         return f"replicate {self.replicate} · round {self.round} · {what}{sample}"
 
 
-@dataclass(frozen=True)
-class Control:
-    """A control and where it is run.
-
-    Args:
-        name: one of `hf_lottery.controls.CONTROLS`.
-        rounds: at which rounds; None: at every round but 0.
-        per_ticket: how many samples of it a ticket, under different seeds.
-    """
-
-    name: str
-    rounds: Sequence[int] | None = None
-    per_ticket: int = 1
-
-
 class Experiment:
     """All the networks of a recipe, each trained once, in any order that their needs allow, by any number of workers.
 
@@ -65,7 +54,8 @@ class Experiment:
         root: the output folder, which workers may share.
         num_rounds: prunings.
         replicates: how many seeds; replicate r runs under `seed` + r.
-        controls: what every ticket is compared with.
+        controls: what every ticket is compared with: each has a `name` out of hf_lottery.controls.CONTROLS, the `rounds`
+            it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
         seed: the first seed.
         make_trainer: (seed, output folder of the replicate) -> a fresh trainer with a freshly initialised model.
     """

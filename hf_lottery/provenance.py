@@ -136,7 +136,8 @@ def _base(model: nn.Module) -> tuple[str | None, str | None]:
         model = model.get_base_model()
     if not isinstance(model, PreTrainedModel):
         return None, None
-    name, commit = model.config._name_or_path, model.config._commit_hash
+    # a config that was made and not loaded has no _commit_hash
+    name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
     if not name or not HUB_ID.fullmatch(name) or not commit or not re.fullmatch(r"[0-9a-f]{40}", commit):
         return None, None
     return name, commit

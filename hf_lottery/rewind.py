@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -55,12 +55,8 @@ class RewindPoint:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write θ_k to a safetensors file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
         tensors = {name: value.contiguous() for name, value in self.tensors.items()}
-        save_file(tensors, partial, metadata={"format": "pt", "step": str(self.step)})
-        os.replace(partial, path)
+        write_tensors(path, tensors, {"format": "pt", "step": str(self.step)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> RewindPoint:
@@ -68,6 +64,25 @@ class RewindPoint:
         with safe_open(path, framework="pt") as file:
             step = int((file.metadata() or {}).get("step", 0))
             return cls(step, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        OSError: it could not be written, for want of space above all; nothing is left of it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(dict(tensors), partial, metadata=dict(metadata))
+        os.replace(partial, path)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written: {error}. What was finished before is whole; make room, run again."
+        ) from error
 
 
 def _state(model: nn.Module) -> Mapping[str, Tensor]:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from hf_lottery.mask import Mask
-from hf_lottery.rewind import RewindPoint
+from hf_lottery.rewind import RewindPoint, write_tensors
 
 MASK_FILE = "mask.safetensors"
 TRAINED_FILE = "trained.safetensors"
@@ -63,11 +62,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_mask(mask: Mask, path: str | os.PathLike) -> None:
     """Write a mask as packed bits: one uint8 tensor a name, the shapes in the file's metadata."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     shapes = {name: list(tensor.shape) for name, tensor in mask.items()}
-    save_file(mask.pack(), partial, metadata={"shapes": json.dumps(shapes)})
-    os.replace(partial, path)
+    write_tensors(path, mask.pack(), {"shapes": json.dumps(shapes)})
 
 
 def read_mask(path: str | os.PathLike) -> Mask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,14 +16,13 @@ from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
+from hf_lottery.provenance import ticket_info
 from hf_lottery.pruning.selection import prune
 from hf_lottery.pruning.targets import match_rates, prunable
 from hf_lottery.refusals import refuse_what_cannot_be_kept_right
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.rounds import MASK_FILE, UnitFolder, evaluations, read_mask, summarise, write_mask
-
-if TYPE_CHECKING:
-    from hf_lottery.ticket import Ticket
+from hf_lottery.ticket import Ticket
 
 
 class LotteryMixin:
@@ -48,7 +47,7 @@ class LotteryMixin:
         if lottery_config is None and ticket is None:
             return
         if lottery_config is None:
-            lottery_config = LotteryConfig(pruned_value=ticket.info["pruned_value"])
+            lottery_config = LotteryConfig(pruned_value=ticket.pruned_becomes)
         self.lottery_config = config = lottery_config
         refuse_what_cannot_be_kept_right(self.args, config, self.is_deepspeed_enabled)
         self.model_init = None  # it has made the model; called again in train() it would undo every rewind
@@ -169,6 +168,21 @@ class LotteryMixin:
         for number in range(self.lottery_config.num_rounds + 1):
             self.run_round(number)
         return self.ticket()
+
+    def ticket(self, number: int | None = None, **about: Any) -> Ticket:
+        """The ticket of a finished round: its mask, θ_k and the results of the rounds that led to it.
+
+        Args:
+            number: the round; None: the last one, `num_rounds`.
+            about: what else the ticket says of itself, as `hf_lottery.provenance.ticket_info` takes it
+                (results with their controls, seeds, recipe, datasets, license).
+        """
+        number = self.lottery_config.num_rounds if number is None else number
+        self.load_rewind_point()
+        mask, rewind = self.round_folder(number).mask(), self.rewind_point
+        about.setdefault("results", [self.round_folder(r).result() for r in range(number + 1)])
+        about.setdefault("seeds", [self.args.seed])
+        return Ticket(mask, rewind, ticket_info(self.model, mask, rewind, self.lottery_config, **about))
 
     def run_round(self, number: int, **labels: Any) -> dict[str, Any]:
         """Train round `number` of the search and return its line of results; what is finished is only read.
