@@ -37,7 +37,7 @@ def show(source: str, revision: str | None = None, console: Console | None = Non
         "ticket": source,
         "density": f"{text.percent(kept / total) if total else '–'}: {kept:,} of {total:,} weights",
         "rewinds to": f"step {ticket.rewind_step}",
-        "a pruned weight": "is zero" if ticket.pruned_value == "zero" else "stays at its rewind value",
+        "a pruned weight": "is zero" if ticket.pruned_becomes == "zero" else "stays at its rewind value",
         "base model": base + (f" at {info['base_revision']}" if info.get("base_revision") else ""),
         "task": info.get("task"),
         "found by": ", ".join(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.ticket_format import CONTROLS, HUB_ID, PACKAGES, SHA256, plain_config
+from hf_lottery.ticket_format import CONTROLS, HUB_ID, PACKAGES, RESULT_KEYS, SHA256, plain_config
 
 # the end of a model's class name -> the task that a ticket says it is for
 _TASK_OF_CLASS = {
@@ -56,10 +56,9 @@ def ticket_info(
         datasets: Hub ids of the data.
         license: Hub id of the licence, such as `apache-2.0`.
     """
-    lines = [_plain_result(line) for line in results]
-    rounds = {
-        line["round"]: line["densities"] for line in lines if line.get("control") == "ticket" and "densities" in line
-    }
+    lines = [_plain_result(line) for line in results if line.keys() >= RESULT_KEYS]
+    own = [line for line in lines if line["control"] == "ticket" and "densities" in line]
+    rounds = {line["round"]: line["densities"] for line in reversed(own)}  # the first replicate's
     base_model, base_revision = _base(model)
     return {
         "base_model": base_model,
@@ -67,7 +66,7 @@ def ticket_info(
         "base_tensors": base_tensors(model, mask, rewind, lottery_config.pruned_value),
         "task": next((task for end, task in _TASK_OF_CLASS.items() if _inner(model).endswith(end)), None),
         "config": plain_config(model.config.to_dict()) if isinstance(model, PreTrainedModel) else None,
-        "pruned_value": lottery_config.pruned_value,
+        "pruned_becomes": lottery_config.pruned_value,
         "criterion": lottery_config.criterion,
         "scope": lottery_config.scope,
         "pattern": lottery_config.pattern,
@@ -84,7 +83,7 @@ def ticket_info(
     }
 
 
-def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_value: str) -> dict[str, dict[str, Any]]:
+def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_becomes: str) -> dict[str, dict[str, Any]]:
     """Name -> shape, dtype and hashes of the tensors that a ticket takes from the base model instead of holding them.
 
     `frozen` ones are relied upon as they are; `base` ones are the part of θ_k that is bit for bit the base model's
@@ -103,7 +102,7 @@ def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_value
             if name not in rewind.tensors or _described(tensor) != _described(rewind.tensors[name]):
                 continue
             found[name] = {"theta": "base", **_described(tensor)}
-            if name in mask and pruned_value == "zero":
+            if name in mask and pruned_becomes == "zero":
                 rewound = tensor.detach().masked_fill(~mask[name].to(tensor.device), 0)
                 found[name]["sha256_rewound"] = tensor_sha256(rewound)
     return found

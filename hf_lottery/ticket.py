@@ -42,7 +42,7 @@ class Ticket:
         rewind: θ_k. One that was downloaded holds only the tensors that its base model cannot give.
         info: what the ticket says about itself, as `hf_lottery.provenance.ticket_info` makes it; see
             `hf_lottery.ticket_format.INFO_FIELDS`. Its `base_tensors` are those taken from the base model; its
-            `pruned_value` is `zero` (as when it is not given) or `init`.
+            `pruned_becomes` is `zero` (as when it is not given) or `init`.
 
     Source: Frankle & Carbin 2019 (arXiv 1803.03635): the ticket is (m, θ_0); Frankle et al. 2020 (arXiv
     1912.05671): (m, θ_k).
@@ -52,7 +52,7 @@ class Ticket:
         self._mask: Mask | StoredMask = mask
         self._rewind: RewindPoint | StoredRewind | None = rewind
         self.rewind_step = rewind.step
-        self.info = {"pruned_value": "zero", **(info or {})}
+        self.info = {"pruned_becomes": "zero", **(info or {})}
 
     @property
     def mask(self) -> Mask:
@@ -65,7 +65,7 @@ class Ticket:
 
     @property
     def rewind(self) -> RewindPoint:
-        """θ_k as far as the ticket holds it: pruned weights are 0 where `pruned_value` is `zero`, and tensors that
+        """θ_k as far as the ticket holds it: pruned weights are 0 where `pruned_becomes` is `zero`, and tensors that
         are the base model's own are missing (`apply_to` finds them in the model)."""
         if not isinstance(self._rewind, RewindPoint):
             names = self._rewind.table if self._rewind else ()
@@ -73,9 +73,9 @@ class Ticket:
         return self._rewind
 
     @property
-    def pruned_value(self) -> str:
+    def pruned_becomes(self) -> str:
         """What a pruned weight is: `zero`, or `init` (it stays at its rewind value, as in LoTA)."""
-        return self.info["pruned_value"]
+        return self.info["pruned_becomes"]
 
     def density(self) -> float:
         """Kept / all weights under the mask, counted."""
@@ -88,7 +88,7 @@ class Ticket:
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Put θ_k ⊙ m into `model`, in place: rewound weights, ready to train. Returns the model.
 
-        (Where `pruned_value` is `init`, θ_k.) Everything is checked before the first weight is written.
+        (Where `pruned_becomes` is `init`, θ_k.) Everything is checked before the first weight is written.
 
         Args:
             model: of the ticket's architecture; where θ_k is the base model's own, that model as it was loaded.
@@ -107,7 +107,7 @@ class Ticket:
         state = live_tensors(model)
         for name in stored:
             state[name].copy_(self._value(name))
-        if self.pruned_value == "zero":
+        if self.pruned_becomes == "zero":
             for name, kept in self.mask.items():
                 state[name].masked_fill_(~kept.to(state[name].device), 0)
         return model
@@ -293,7 +293,6 @@ class Ticket:
         )
         ticket._rewind = StoredRewind(folder / REWIND_FILE, stored) if stored else None
         ticket.rewind_step = document.pop("rewind_step")
-        document["pruned_value"] = document.pop("pruned_becomes")
         for key in ("format", "schema", "mask_true_means", "sha256"):
             del document[key]
         document["base_tensors"] = {

@@ -17,7 +17,7 @@ from hf_lottery.ticket_model import write_model
 if TYPE_CHECKING:
     from hf_lottery.ticket import Ticket
 
-_NOT_IN_JSON = ("base_tensors", "pruned_value")  # they have fields of another form there
+_NOT_IN_JSON = ("base_tensors",)  # they have fields of another form there
 
 
 def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None, plots: Iterable[Path]) -> None:
@@ -41,7 +41,7 @@ def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None
     else:
         (folder / REWIND_FILE).unlink(missing_ok=True)
     if model is not None:
-        files += write_model(folder, model, ticket.mask, ticket.pruned_value)
+        files += write_model(folder, model, ticket.mask, ticket.pruned_becomes)
     for plot in plots:
         if plot.resolve() != (folder / plot.name).resolve():
             shutil.copyfile(plot, folder / plot.name)
@@ -51,7 +51,6 @@ def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None
         "format": "hf_lottery_ticket",
         "schema": SCHEMA,
         "mask_true_means": "kept",
-        "pruned_becomes": ticket.pruned_value,
         "mask_encoding": encoding,
         "rewind_step": ticket.rewind_step,
         "fingerprint": ticket.mask.fingerprint(),
@@ -75,6 +74,7 @@ def write_card(ticket: Ticket, files: Iterable[str], repo_id: str | None = None,
         ticket.info,
         ticket.mask.counts(),
         rewind_step=ticket.rewind_step,
+        fingerprint=ticket.mask.fingerprint(),
         files=list(files),
         repo_id=repo_id,
         existing=existing,
@@ -91,7 +91,7 @@ def tensor_table(ticket: Ticket) -> dict[str, dict[str, Any]]:
     tensors = {name: dict(entry) for name, entry in base.items()}
     for name, value in ticket.rewind.tensors.items():
         if name not in base:
-            theta = "survivors" if name in ticket.mask and ticket.pruned_value == "zero" else "dense"
+            theta = "survivors" if name in ticket.mask and ticket.pruned_becomes == "zero" else "dense"
             tensors[name] = {"shape": list(value.shape), "dtype": dtype_name(value), "theta": theta}
     for name, (kept, _) in ticket.mask.counts().items():
         if name not in tensors or tensors[name]["theta"] == "frozen":

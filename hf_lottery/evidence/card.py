@@ -34,6 +34,7 @@ def ticket_card(
     counts: Mapping[str, tuple[int, int]],
     *,
     rewind_step: int,
+    fingerprint: str,
     files: Sequence[str] = (),
     repo_id: str | None = None,
     existing: str | None = None,
@@ -44,6 +45,7 @@ def ticket_card(
         info: the ticket's `info`.
         counts: parameter name -> (kept, all), counted from the mask.
         rewind_step: k.
+        fingerprint: of the mask; tells which round of the results the ticket is.
         files: names of the files in the ticket's folder; plots are shown, a model or an adapter is explained.
         repo_id: where the ticket is published; a placeholder without one.
         existing: the README that is there, whose own text and metadata are kept.
@@ -53,13 +55,14 @@ def ticket_card(
     """
     repo_id = repo_id or "you/name"
     results = Results([dict(line) for line in info.get("results", [])])
-    data = _metadata(info, results, repo_id).to_dict()
+    round = _round(results, fingerprint)
+    data = _metadata(info, results, round, repo_id).to_dict()
     body = "\n\n".join(
         [
             BEGIN,
             *_found(info, counts, rewind_step, results),
             *_loading(info, repo_id, files),
-            *_evidence(results, files),
+            *_evidence(results, round, files),
             *_layers(counts),
             *_again(info),
             END,
@@ -95,7 +98,13 @@ def _merge(existing: str | None, data: dict[str, Any], body: str) -> str:
     return str(card)
 
 
-def _metadata(info: Mapping[str, Any], results: Results, repo_id: str) -> ModelCardData:
+def _round(results: Results, fingerprint: str) -> int | None:
+    """The round whose mask the ticket is; None where no result is of it."""
+    own = (line for line in results.lines if line["control"] == TICKET and line.get("fingerprint") == fingerprint)
+    return next((line["round"] for line in own), None)
+
+
+def _metadata(info: Mapping[str, Any], results: Results, round: int | None, repo_id: str) -> ModelCardData:
     fields: dict[str, Any] = {"library_name": "hf_lottery", "tags": TAGS}
     for key, value in (
         ("license", info.get("license")),
@@ -104,16 +113,19 @@ def _metadata(info: Mapping[str, Any], results: Results, repo_id: str) -> ModelC
     ):
         if value:
             fields[key] = value
-    if results.lines:
+    if round is not None:
         fields["metrics"] = [results.metric]
-        fields |= {"model_name": repo_id.split("/")[-1], "eval_results": _eval_results(info, results)}
+        found = _eval_results(info, results, round)
+        fields |= {"model_name": repo_id.split("/")[-1], "eval_results": found} if found else {}
     return ModelCardData(**fields)
 
 
-def _eval_results(info: Mapping[str, Any], results: Results) -> list[EvalResult]:
-    last = results.rounds(TICKET)[-1:]
+def _eval_results(info: Mapping[str, Any], results: Results, round: int) -> list[EvalResult]:
+    found = estimate(results.values(f"test_{results.metric}", TICKET, round).values())
+    if not found.n:
+        return []
     dataset = (info.get("datasets") or ["unknown"])[0]
-    found = [estimate(results.values(f"test_{results.metric}", TICKET, r).values()) for r in last]
+    name = f"test {results.metric} at {text.percent(results.density(TICKET, round))} density"
     return [
         EvalResult(
             task_type=AUTO_CLASS[info.get("task")][1],
@@ -121,12 +133,9 @@ def _eval_results(info: Mapping[str, Any], results: Results) -> list[EvalResult]
             dataset_name=dataset,
             dataset_split="test",
             metric_type=results.metric,
-            metric_value=one.mean,
-            metric_name=f"test {results.metric} at {text.percent(results.density(TICKET, r))} density, "
-            f"mean over {one.n} replicate{'s' if one.n != 1 else ''}",
+            metric_value=found.mean,
+            metric_name=f"{name}, mean over {found.n} replicate{'s' if found.n != 1 else ''}",
         )
-        for r, one in zip(last, found, strict=True)
-        if one.n
     ]
 
 
@@ -137,7 +146,7 @@ def _found(
     base = f"[{info['base_model']}](https://huggingface.co/{info['base_model']})" if info.get("base_model") else None
     of = base or (f"a `{_model_type(info)}` network" if _model_type(info) else "a network")
     density = text.percent(kept / total) if total else "0%"
-    pruned = "is zero" if info.get("pruned_value", "zero") == "zero" else "stays at its rewind value"
+    pruned = "is zero" if info.get("pruned_becomes", "zero") == "zero" else "stays at its rewind value"
     how = [f"criterion `{info['criterion']}`"] if "criterion" in info else []
     how += [f"scope `{info['scope']}`"] if "scope" in info else []
     how += [f"pattern `{info['pattern']}`"] if "pattern" in info else []
@@ -145,8 +154,7 @@ def _found(
     parts = [
         f"# A lottery ticket of {of}: {density} of its weights",
         f"{kept:,} of {total:,} prunable weights are kept, at their values of step {rewind_step}; a pruned weight "
-        f"{pruned}. Trained from there, the subnetwork is what the table below is about."
-        + (f" Found with {', '.join(how)}." if how else ""),
+        f"{pruned}." + (f" Found with {', '.join(how)}." if how else ""),
     ]
     if len(results.rounds()) > 1:
         parts.append(f"**{headline(verdict(results))}**")
@@ -190,26 +198,28 @@ def _loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> lis
     return parts
 
 
-def _evidence(results: Results, files: Sequence[str]) -> list[str]:
+def _evidence(results: Results, round: int | None, files: Sequence[str]) -> list[str]:
     plots = [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in files if name.endswith(".png")]
     if not results.lines:
         return [*plots]
     parts = ["## Evidence", caption(results), _table(*rows(results))]
-    if results.rounds(TICKET)[1:]:
-        parts += _against_controls(verdict(results))
+    parts += _against_controls(verdict(results), round)
     return parts + plots
 
 
-def _against_controls(found: Verdict) -> list[str]:
-    last = max(found.rounds, key=lambda one: one.round)
-    body = [["dense", _finding(last.matching, found.metric), f"matching: {last.matching.answer}"]]
-    for control, finding in last.better.items():
+def _against_controls(found: Verdict, round: int | None) -> list[str]:
+    """The ticket's own round against dense and the controls; nothing for the dense network itself."""
+    here = next((one for one in found.rounds if one.round == round), None)
+    if here is None:
+        return []
+    body = [["dense", _finding(here.matching, found.metric), f"matching: {here.matching.answer}"]]
+    for control, finding in here.better.items():
         body.append([control, _finding(finding, found.metric), f"better: {finding.answer}"])
     margin = text.difference(found.tolerance, found.metric, signed=False)
     return [
-        f"The ticket at {text.percent(last.density)} density against dense and its controls: the mean difference of "
-        f"test {found.metric} over paired replicates, + in the ticket's favour, with its 95% Student-t interval. Matching: "
-        f"within {margin} of dense.",
+        f"The ticket at {text.percent(here.density)} density against dense and its controls: the mean difference of "
+        f"test {found.metric} over paired replicates, + in the ticket's favour, with its 95% Student-t interval. "
+        f"Matching: within {margin} of dense.",
         _table(["against", f"difference of test {found.metric}", "finding"], body),
     ]
 

@@ -1,0 +1,23 @@
+"""Fixtures that several tests share."""
+
+import tracemalloc
+from contextlib import contextmanager
+
+import pytest
+
+
+@pytest.fixture
+def traced_peak():
+    """`with traced_peak(at_most=n)`: Python and numpy may not hold more than n bytes more at any moment of the block."""
+
+    @contextmanager
+    def check(at_most: int):
+        tracemalloc.start()
+        try:
+            yield
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak <= at_most
+
+    return check
