@@ -112,19 +112,87 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and train nothing.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Train N networks side by side on this machine.")] = 1,
     launcher: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             metavar="NAME:N", help="N processes of this machine, such as ddp:2, fsdp2:4 or deepspeed_zero3:8."
         ),
     ] = None,
+    submit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="CLUSTER", help="Queue the workers on a cluster: slurm, or local to try it here."),
+    ] = None,
+    as_worker: Annotated[bool, typer.Option("--as-worker", hidden=True)] = False,
 ) -> None:
     """Train what a recipe describes; a second time, continue where it stopped."""
+    words = [recipe, *(overrides or [])]
     if launcher is not None:
         from hf_lottery.launch import relaunch
 
-        raise typer.Exit(relaunch(launcher, ["run", recipe, *(overrides or [])]))
+        raise typer.Exit(relaunch(launcher, ["run", *words]))
     from hf_lottery.recipe import load_recipe
-    from hf_lottery.run import run as run_recipe
 
-    run_recipe(load_recipe(recipe, overrides or []))
+    loaded = load_recipe(recipe, overrides or [])
+    if plan:
+        from hf_lottery.plan import make_plan
+
+        print(make_plan(loaded))
+    elif as_worker:
+        from hf_lottery.workers import work
+
+        work(loaded)
+    elif submit is not None:
+        from hf_lottery.workers import submit as submit_workers
+
+        submit_workers(loaded, words, workers, submit)
+    elif workers != 1:
+        from hf_lottery.workers import run_side_by_side
+
+        run_side_by_side(loaded, words, workers)
+    else:
+        from hf_lottery.run import run as run_recipe
+
+        run_recipe(loaded)
+
+
+@app.command()
+def report(
+    output_dir: Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a run.")],
+    tolerance: Annotated[float, typer.Option(help="How far below dense still matches (0.002: 0.2 points).")] = 0.002,
+) -> None:
+    """Write report/index.html, plots and Markdown of what an output folder shows so far."""
+    from hf_lottery.evidence.report import write_report
+
+    print(write_report(output_dir, tolerance))
+
+
+@app.command()
+def show(
+    source: Annotated[str, typer.Argument(metavar="DIR_OR_REPO", help="A ticket's or run's folder, or a Hub id.")],
+    revision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Branch, tag or commit on the Hub."),
+    ] = None,
+) -> None:
+    """Say what a ticket is: its density per layer and its evidence. Nothing in it is run."""
+    from hf_lottery.cli_ticket import show as show_ticket
+
+    show_ticket(source, revision)
+
+
+@app.command()
+def push(
+    output_dir: Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a run, or a ticket's.")],
+    repo_id: Annotated[str, typer.Argument(metavar="YOU/NAME", help="The repository; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it a private repository.")] = False,
+    commit_message: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--message", "-m", help="Of the commit."),
+    ] = None,
+) -> None:
+    """Publish a run's ticket on the Hub, with its card."""
+    from hf_lottery.cli_ticket import push as push_ticket
+
+    print(push_ticket(output_dir, repo_id, private=private or None, commit_message=commit_message))
