@@ -109,8 +109,21 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    launcher: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="NAME:N", help="N processes of this machine, such as ddp:2, fsdp2:4 or deepspeed_zero3:8."
+        ),
+    ] = None,
+) -> None:
     """Train what a recipe describes; a second time, continue where it stopped."""
+    if launcher is not None:
+        from hf_lottery.launch import relaunch
+
+        raise typer.Exit(relaunch(launcher, ["run", recipe, *(overrides or [])]))
     from hf_lottery.recipe import load_recipe
     from hf_lottery.run import run as run_recipe
 
