@@ -11,7 +11,7 @@ from rich.console import Console
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from hf_lottery.evidence import plots
+from hf_lottery.evidence import figures, plots
 from hf_lottery.evidence.results import Results, read_results
 from hf_lottery.evidence.table import table
 from hf_lottery.evidence.verdict import headline, verdict
@@ -115,7 +115,7 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     """Save ticket and plot, print the table, the verdict and where everything lies."""
     root, results = experiment.root, read_results(experiment.root)
     found = verdict(results)
-    plot = plots.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
+    plot = figures.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
     ticket = save_ticket(recipe, experiment, results, found.extreme_on_average)
     console.print(table(results))
     console.print(headline(found), highlight=False)

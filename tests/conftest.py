@@ -1,9 +1,18 @@
 """Fixtures that several tests share."""
 
+from __future__ import annotations
+
 import tracemalloc
 from contextlib import contextmanager
 
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Bit-for-bit comparisons need the same number of threads, and tiny networks are faster with one."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
