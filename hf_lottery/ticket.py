@@ -268,8 +268,10 @@ class Ticket:
 
     @classmethod
     def _read(cls, folder: Path) -> Ticket:
-        with (folder / JSON_FILE).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        size = (folder / JSON_FILE).stat().st_size
+        if size > MAX_BYTES:
+            raise TicketError(f"ticket.json has {size:,} bytes; at most {MAX_BYTES:,} are read")
+        data = (folder / JSON_FILE).read_bytes()
         document = parse(data)
         require_major_version(document)  # first: a newer major version may be sealed in another way
         check_digest(data, document)
