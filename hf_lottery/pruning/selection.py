@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.pieces import Piece, Pieces, tensor
+from hf_lottery.pruning.pieces import Piece, Pieces, number, tensor
 from hf_lottery.pruning.shards import Shards
 from hf_lottery.pruning.threshold import find_threshold
 from hf_lottery.pruning.ties import last_ties
@@ -23,16 +23,16 @@ def select(
 ) -> Mask:
     """Keep all but the `count` lowest-scoring alive weights, over all tensors together.
 
-    Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 equals 0.
-    Scores are read where they lie, in runs that fit a cache, and never copied, sorted or joined: beside the mask that is
-    returned, memory is O(2^20), whatever the size.
+    Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 is
+    0. They are read where they lie, in runs that fit a cache, and never copied, sorted or joined: beside the mask
+    that is returned, memory is O(2^20), whatever the size.
 
     Args:
         scores: name -> score, any float dtype, shaped as the parameter. NaN is an error where the weight is alive.
         alive: which weights may be removed; its names are those of `scores`.
         count: how many to remove, 0 <= count <= alive.count().
         key: an elementwise function applied to the scores, run by run; `torch.abs` on weights selects by magnitude.
-        shards: where these are a process's parts of larger tensors: `count` is then over all processes, all of which call
+        shards: where these are a process's parts of larger tensors. `count` is then over all processes, which call
             this together, and each gets the mask of its own parts, the same as one process would find.
 
     Returns:
@@ -72,7 +72,8 @@ def prune(
     Raises:
         ValueError: as `select`; a rate outside [0, 1], a name of `rates` that is not in `alive`, or an unknown scope.
 
-    Source: Frankle & Carbin 2019 (arXiv 1803.03635), Strategy 1: layer-wise for LeNet and Conv, global for ResNet and VGG.
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635), Strategy 1: layer-wise for LeNet and Conv-2/4/6,
+        global for ResNet and VGG.
     """
     kept = _check(scores, alive, shards)
     rate_of = _rate_of_each(alive, rate, rates or {})
@@ -116,8 +117,12 @@ def _check(scores: Mapping[str, Tensor], alive: Mask, shards: Shards | None) -> 
             )
         if not score.dtype.is_floating_point:
             raise ValueError(f"the scores of '{name}' have dtype {score.dtype}; give a float dtype")
-    counts = torch.tensor([kept for kept, _ in alive.counts().values()], dtype=torch.int64)
+    counts = torch.tensor([_count(mask) for mask in alive.values()], dtype=torch.int64)
     return dict(zip(alive, _sum(counts, shards).tolist(), strict=True))
+
+
+def _count(mask: Tensor) -> int:
+    return number(mask.numpy() if mask.is_cpu else mask)
 
 
 def _sum(counts: Tensor, shards: Shards | None) -> Tensor:
