@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.allocation import allocate, erk_share, uniform_share
 from hf_lottery.pruning.pieces import Piece, Pieces, number, tensor
 from hf_lottery.pruning.shards import Shards
 from hf_lottery.pruning.threshold import find_threshold
 from hf_lottery.pruning.ties import last_ties
+
+_SHARES = {"erk": erk_share, "uniform": uniform_share}
 
 
 def select(
@@ -66,7 +69,9 @@ def prune(
         alive: the mask of the round that was trained.
         rate: share of the alive weights that goes, 0 <= rate <= 1.
         rates: parameter name -> its own rate instead of `rate`; 0 leaves the tensor alone.
-        scope: "layer": every tensor is a group. "global": tensors of the same rate are compared with one another.
+        scope: "layer": every tensor is a group. Otherwise all tensors of the same rate are one; of a group,
+            "global": the lowest scores go, wherever they are. "erk": every tensor keeps the share that the
+            Erdős–Rényi–Kernel rule gives it, and "uniform": the same density, as far as it has as many alive.
         key, shards: as for `select`.
 
     Raises:
@@ -77,18 +82,37 @@ def prune(
     """
     kept = _check(scores, alive, shards)
     rate_of = _rate_of_each(alive, rate, rates or {})
-    if scope == "layer":
-        groups = [[name] for name in alive]
-    elif scope == "global":
-        groups = [[name for name in alive if rate_of[name] == value] for value in sorted(set(rate_of.values()))]
-    else:
-        raise ValueError(f"scope is {scope!r}; it must be one of layer, global")
+    groups = _groups(
+        kept, rate_of, scope, {name: mask.shape for name, mask in alive.items()} if shards is None else shards.shapes
+    )
     result = {}
-    for names in groups:
+    for names, count in groups.items():
         of_group = {name: kept[name] for name in names}
-        count = round(rate_of[names[0]] * sum(of_group.values()))
         result.update(_select({name: scores[name] for name in names}, alive, of_group, count, key, shards))
     return Mask({name: result[name] for name in alive})
+
+
+def _groups(
+    kept: Mapping[str, int], rate_of: Mapping[str, float], scope: str, shapes: Mapping[str, torch.Size]
+) -> dict[tuple[str, ...], int]:
+    """Names of tensors whose scores are compared with one another -> how many weights of these go."""
+    if scope == "layer":
+        return {(name,): round(rate_of[name] * kept[name]) for name in kept}
+    groups = {}
+    for rate in sorted(set(rate_of.values())):
+        names = tuple(name for name in kept if rate_of[name] == rate)
+        groups[names] = round(rate * sum(kept[name] for name in names))
+    if scope == "global":
+        return groups
+    if scope not in _SHARES:
+        raise ValueError(f"scope is {scope!r}; it must be one of layer, global, {', '.join(_SHARES)}")
+    result = {}
+    for names, count in groups.items():
+        capacities = {name: kept[name] for name in names}
+        shares = {name: _SHARES[scope](shapes[name]) for name in names}
+        stay = allocate(capacities, shares, sum(capacities.values()) - count)
+        result |= {(name,): kept[name] - stay[name] for name in names}
+    return result
 
 
 def _rate_of_each(alive: Mask, rate: float, rates: Mapping[str, float]) -> dict[str, float]:
