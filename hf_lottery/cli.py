@@ -110,9 +110,7 @@ def run(
     overrides: Overrides = None,
     launcher: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="NAME:N", help="N processes of this machine, such as ddp:2, fsdp2:4 or deepspeed_zero3:8."
-        ),
+        typer.Option(metavar="NAME:N", help="N processes of this machine: ddp:2, fsdp2:4, deepspeed_zero3:8."),
     ] = None,
 ) -> None:
     """Train what a recipe describes; a second time, continue where it stopped."""
