@@ -55,8 +55,8 @@ class Experiment:
         root: the output folder, which workers may share.
         num_rounds: prunings.
         replicates: how many seeds; replicate r runs under `seed` + r.
-        controls: what every ticket is compared with: each has a `name` out of hf_lottery.controls.CONTROLS, the `rounds`
-            it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
+        controls: what every ticket is compared with: each has a `name` out of hf_lottery.controls.CONTROLS, the
+            `rounds` it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
         seed: the first seed.
         make_trainer: (seed, output folder of the replicate) -> a fresh trainer with a freshly initialised model.
     """

@@ -12,7 +12,7 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery.distributed import barrier, from_main, is_main, require_shared_folder
-from hf_lottery.evidence import plots
+from hf_lottery.evidence import figures, plots
 from hf_lottery.evidence.results import Results, read_results
 from hf_lottery.evidence.table import table
 from hf_lottery.evidence.verdict import headline, verdict
@@ -126,7 +126,7 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     ticket = save_ticket(recipe, experiment, results, found.extreme_on_average)
     if not is_main():
         return
-    plot = plots.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
+    plot = figures.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
     console.print(table(results))
     console.print(headline(found), highlight=False)
     console.print(f"\nresults  {root / 'results.jsonl'}\nplot     {plot}\nticket   {ticket}", highlight=False)

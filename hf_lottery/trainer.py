@@ -294,7 +294,7 @@ class LotteryMixin:
         if not factor:
             raise ValueError(
                 f"fine_tuning goes on at the last learning rate, which is 0 under lr_scheduler_type "
-                f"{self.args.lr_scheduler_type}: choose one that ends above 0, or retraining learning_rate_rewinding"
+                f"{self.args.lr_scheduler_type.value}: choose one that ends above 0, or retraining learning_rate_rewinding"
             )
         self.lr_scheduler = LambdaLR(self.optimizer, lambda step: factor)
         return self.lr_scheduler
