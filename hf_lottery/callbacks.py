@@ -85,10 +85,10 @@ class RewindCallback(TrainerCallback):
         self.point = RewindPoint.load(self.folder / REWIND_FILE)
         rng_file = _per_rank(self.folder / RNG_FILE, args)
         if not rng_file.is_file():
-            written = len(list(self.folder.glob("rng.*pt")))
+            written = len(list(self.folder.glob("rng*.pt")))
             raise ValueError(
-                f"{self.folder} was written by {written} process{'es' * (written != 1)} and there are {args.world_size} "
-                f"now, whose random numbers it does not hold: run with {written}, or set another output_dir"
+                f"{self.folder} was written by {written} process(es) and there are {args.world_size} now, "
+                f"whose random numbers it does not hold: run with {written}, or set another output_dir"
             )
         with safe_globals():
             states = torch.load(rng_file, weights_only=True)

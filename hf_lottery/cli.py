@@ -116,9 +116,7 @@ def run(
     workers: Annotated[int, typer.Option(metavar="N", help="Train N networks side by side on this machine.")] = 1,
     launcher: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            metavar="NAME:N", help="N processes of this machine, such as ddp:2, fsdp2:4 or deepspeed_zero3:8."
-        ),
+        typer.Option(metavar="NAME:N", help="N processes of this machine: ddp:2, fsdp2:4, deepspeed_zero3:8."),
     ] = None,
     submit: Annotated[
         Optional[str],  # noqa: UP045

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hf_lottery.bundled import LAUNCHER_CONFIGS, bundled_folder
 
