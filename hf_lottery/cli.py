@@ -155,15 +155,36 @@ def run(
         run_recipe(loaded)
 
 
+OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]
+
+
 @app.command()
 def report(
-    output_dir: Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a run.")],
-    tolerance: Annotated[float, typer.Option(help="How far below dense still matches (0.002: 0.2 points).")] = 0.002,
+    output_dir: OutputFolder,
+    tolerance: Annotated[float, typer.Option(help="Of matching: 0.002 is 0.2 points of accuracy.")] = 0.002,
+    bars: Annotated[str, typer.Option(help="min-max over replicates, or interval (95% Student-t).")] = "min-max",
 ) -> None:
-    """Write report/index.html, plots and Markdown of what an output folder shows so far."""
+    """Write a run's report: a page, Markdown for the card, and the plots. Unfinished runs have one too."""
     from hf_lottery.evidence.report import write_report
 
-    print(write_report(output_dir, tolerance))
+    print(write_report(output_dir, tolerance, bars))
+
+
+@app.command()
+def instability(
+    output_dir: OutputFolder,
+    number: Annotated[int, typer.Option("--round", help="Whose mask; 0 is the dense network.")],
+    rewind_step: Annotated[int, typer.Option(help="The step k from which the copies are trained.")],
+    seeds: Annotated[str, typer.Option(help="Data orders, one a copy.")] = "1,2,3",
+) -> None:
+    """Measure instability: train copies from step k under several data orders, and the error between them."""
+    from hf_lottery.measure import instability_of_run
+
+    try:
+        orders = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {seeds!r}; it must be whole numbers, such as 1,2,3") from None
+    instability_of_run(output_dir, number, rewind_step, orders)
 
 
 @app.command()
