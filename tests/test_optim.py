@@ -11,7 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery import LotteryConfig, Mask
 from hf_lottery.optim import MaskedStep, inner_optimizer
-from tests.tiny import Net, Recorder, curve, make_trainer, seeded_net, weights
+from tests.tiny import Net, Recorder, curve, make_trainer, seeded_net
 
 SETTINGS = {
     "fused adamw with decay": {"weight_decay": 0.1},
