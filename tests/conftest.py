@@ -17,7 +17,7 @@ def one_thread():
 
 @pytest.fixture
 def traced_peak():
-    """`with traced_peak(at_most=n)`: Python and numpy may not hold more than n bytes more at any moment of the block."""
+    """`with traced_peak(at_most=n)`: Python and numpy hold no more than n bytes more in the block."""
 
     @contextmanager
     def check(at_most: int):

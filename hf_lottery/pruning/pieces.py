@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# On the CPU a piece is numpy's: its comparisons are several times faster than torch's, and run in the calling thread.
+# On the CPU a piece is numpy's, whose comparisons are several times faster than torch's and run in the calling thread.
 Array = np.ndarray | Tensor
 
-# Weights a run. On the CPU torch, too, runs an op of this size in the calling thread, and temporaries stay in its cache;
+# Weights a run. Torch, too, runs an op of this size in the calling thread, and temporaries stay in a CPU's cache;
 # on a GPU starting a kernel costs little beside its work.
 CPU_RUN = 1 << 15
 CUDA_RUN = 1 << 24
@@ -90,15 +90,15 @@ class Pieces:
             for future in [pool.submit(worker) for _ in range(threads)]:
                 future.result()
 
-    def sample(self, name: str, positions: Tensor) -> Tensor:
-        """The alive among the values at these flat indices (int64, on the CPU), on the CPU."""
+    def sample(self, name: str, positions: Tensor) -> np.ndarray:
+        """The alive among the values at these flat indices (int64)."""
         scores = self._scores[name].detach()
         positions = positions.to(scores.device)
         values = self._apply(scores.take(positions)).to(self.dtype)
         if name not in self._dense:
             alive = self._alive[name]
             values = values[alive.take(positions.to(alive.device)).to(values.device)]
-        return values.cpu()
+        return values.cpu().numpy()
 
     def _apply(self, scores: Tensor) -> Tensor:
         return scores if self._key is None else self._key(scores)
