@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
+from hf_lottery.distributed import barrier, from_main, named_parameters, require_agreement
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.provenance import ticket_info
@@ -191,7 +192,7 @@ class LotteryMixin:
             FileNotFoundError: an earlier round, which this one starts from, is not finished.
         """
         unit = self.round_folder(number)
-        if unit.finished:
+        if from_main(lambda: unit.finished):
             return unit.result()
         if number > 0:
             self.load_trained(number - 1)
@@ -240,7 +241,7 @@ class LotteryMixin:
         root, self.args.output_dir = self.args.output_dir, str(unit.path)
         try:
             unit.path.mkdir(parents=True, exist_ok=True)
-            output = self.train(resume_from_checkpoint=get_last_checkpoint(str(unit.path)))
+            output = self.train(resume_from_checkpoint=from_main(lambda: get_last_checkpoint(str(unit.path))))
             self._last_trained = None
             evaluated = evaluations(self.state.log_history)
             if self.eval_dataset is not None and (not evaluated or evaluated[-1]["step"] != self.state.global_step):
@@ -264,8 +265,10 @@ class LotteryMixin:
                 "fingerprint": self.mask.fingerprint(),
                 "densities": counts,
             }
+            trained = RewindPoint.capture(self.model, self.state.global_step, keep=self.args.should_save)
             if self.args.should_save:
-                unit.finish(self.mask, RewindPoint.capture(self.model, self.state.global_step), result)
+                unit.finish(self.mask, trained, result)
+            barrier()
         finally:
             self.args.output_dir = root
         if result["control"] == "ticket":
@@ -291,7 +294,7 @@ class LotteryMixin:
         if not factor:
             raise ValueError(
                 f"fine_tuning goes on at the last learning rate, which is 0 under lr_scheduler_type "
-                f"{self.args.lr_scheduler_type}: choose one that ends above 0, or retraining learning_rate_rewinding"
+                f"{self.args.lr_scheduler_type.value}: choose one that ends above 0, or learning_rate_rewinding"
             )
         self.lr_scheduler = LambdaLR(self.optimizer, lambda step: factor)
         return self.lr_scheduler
@@ -306,15 +309,18 @@ class LotteryMixin:
 
     def _save(self, output_dir: str | None = None, *args, **kwargs) -> None:
         super()._save(output_dir, *args, **kwargs)
-        if self._mask is not None:
+        if self._mask is not None and self.args.should_save:
             write_mask(self._mask, Path(output_dir or self.args.output_dir) / MASK_FILE)
 
     # --- inside ---
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.model.named_parameters())
+        return named_parameters(self.model)
 
     def _set_mask(self, mask: Mask) -> None:
+        require_agreement(
+            "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
+        )
         self._mask = mask
         self._density = mask.density()
         self._mask_weights()
@@ -324,7 +330,8 @@ class LotteryMixin:
             self._attach_mask()
 
     def _masked(self) -> MaskedStep:
-        values = self._rewind_callback.point.tensors if self.lottery_config.pruned_value == "init" else None
+        held_at_init = self.lottery_config.pruned_value == "init" and self._density < 1
+        values = self.rewind_point.tensors if held_at_init else None
         return MaskedStep(self._parameters(), self._mask, values)
 
     def _mask_weights(self) -> None:

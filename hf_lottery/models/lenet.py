@@ -49,6 +49,10 @@ class LeNetForImageClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         init_glorot(module)
 
+    def get_input_embeddings(self) -> None:
+        """There are none; FSDP2 asks for them, and would wrap them apart."""
+        return None
+
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
     ) -> ImageClassifierOutput | tuple[Tensor, ...]:
