@@ -67,6 +67,19 @@ def hold_out(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return order[count:].sort().values, order[:count].sort().values
 
 
+def subset(total: int, count: int | None, seed: int) -> Tensor:
+    """Indices of `count` of `total` examples, at random; None is all of them.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if count is None:
+        return torch.arange(total)
+    if count > total:
+        raise ValueError(f"data.test_size is {count}, but there are {total} examples: set it lower, or leave it out")
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
 def check_labels(labels: Tensor, num_labels: int, where: str) -> None:
     """Raise ValueError, naming the first one, if labels int64 [N] are not all in 0 … num_labels − 1."""
     wrong = ((labels < 0) | (labels >= num_labels)).nonzero()
