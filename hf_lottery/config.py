@@ -97,7 +97,7 @@ class LotteryConfig:
         _require_number("rewind_step", self.rewind_step)
         if self.rewind_step < 0 or (self.rewind_step >= 1 and self.rewind_step != int(self.rewind_step)):
             raise ValueError(
-                f"rewind_step is {self.rewind_step}; it must be a whole number of steps, or a share of training below 1"
+                f"rewind_step is {self.rewind_step}; it must be a whole number of steps, or a share below 1"
             )
 
     def resolve_rewind_step(self, max_steps: int) -> int:

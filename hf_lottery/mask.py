@@ -124,7 +124,7 @@ class Mask(Mapping[str, Tensor]):
             shapes: name -> the parameter's shape.
 
         Raises:
-            ValueError: a name has no shape, a tensor has the wrong length or dtype, or a bit is set after the last weight.
+            ValueError: a name has no shape, a tensor has the wrong length or dtype, or a bit after the last is set.
         """
         if packed.keys() != shapes.keys():
             odd = sorted(packed.keys() ^ shapes.keys())[0]

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from hf_lottery.distributed import full, local, named_buffers, named_parameters, shard_like
 
 
 @dataclass
@@ -29,9 +31,20 @@ class RewindPoint:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def capture(cls, model: nn.Module, step: int = 0) -> RewindPoint:
-        """Copy θ_k out of `model`; later training of the model does not touch the copy."""
-        return cls(step, {name: tensor.detach().cpu().clone() for name, tensor in _state(model).items()})
+    def capture(cls, model: nn.Module, step: int = 0, keep: bool = True) -> RewindPoint:
+        """Copy θ_k out of `model`; later training of the model does not touch the copy.
+
+        Args:
+            model: where its weights are sharded, every rank must call this, and they are gathered one at a time.
+            step: k.
+            keep: False: take part in the gathering only, for ranks that do not write; the result is empty.
+        """
+        tensors = {}
+        for name, tensor in _state(model).items():
+            whole = full(tensor.detach())
+            if keep:
+                tensors[name] = whole.cpu().clone()
+        return cls(step, tensors)
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
@@ -46,20 +59,17 @@ class RewindPoint:
                 raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")
             if state[name].shape != value.shape:
                 raise ValueError(
-                    f"'{name}' has shape {tuple(state[name].shape)} in this model and {tuple(value.shape)} in the rewind point"
+                    f"'{name}' has shape {tuple(state[name].shape)} in this model "
+                    f"and {tuple(value.shape)} in the rewind point"
                 )
         for name, value in self.tensors.items():
             # copy_, never .data = or .to(): those alias the copy on one device, and the second rewind is wrong
-            state[name].copy_(value)
+            local(state[name]).copy_(shard_like(value, state[name]))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write θ_k to a safetensors file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
         tensors = {name: value.contiguous() for name, value in self.tensors.items()}
-        save_file(tensors, partial, metadata={"format": "pt", "step": str(self.step)})
-        os.replace(partial, path)
+        write_tensors(path, tensors, {"format": "pt", "step": str(self.step)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> RewindPoint:
@@ -69,8 +79,27 @@ class RewindPoint:
             return cls(step, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        OSError: it could not be written, for want of space above all; nothing is left of it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(dict(tensors), partial, metadata=dict(metadata))
+        os.replace(partial, path)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written: {error}. What was finished before is whole; make room, run again."
+        ) from error
+
+
 def _state(model: nn.Module) -> Mapping[str, Tensor]:
     """Name -> live tensor: the trainable parameters (tied ones once) and all buffers, persistent or not."""
-    state = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    state.update(model.named_buffers())
+    state = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
+    state.update(named_buffers(model))
     return state

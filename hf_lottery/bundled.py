@@ -1,0 +1,65 @@
+"""The recipes that come with the package: where they lie, what they are called, what each is for."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+LAUNCHER_CONFIGS = "accelerate"  # recipes/accelerate/ holds configs for `accelerate launch`, not recipes
+
+
+def bundled_folder() -> Path:
+    """The folder of the bundled recipes: inside the installed package, or `recipes/` at the top of a checkout.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if (folder / "quickstart.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no recipes lie in {package}; reinstall hf_lottery, or give the path of a recipe file")
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """Name (such as `mnist/lenet-300-100`) -> file, in alphabetical order."""
+    folder = bundled_folder()
+    names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
+    return {name: names[name] for name in sorted(names) if not name.startswith(f"{LAUNCHER_CONFIGS}/")}
+
+
+def find_recipe(path_or_name: str) -> Path:
+    """The file of a recipe: an existing file wins; otherwise a bundled recipe's name, with or without `.yaml`.
+
+    Raises:
+        FileNotFoundError: neither a file nor a name; the message proposes the nearest name.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    names = bundled_recipes()
+    name = path_or_name.removeprefix("recipes/").removesuffix(".yaml")
+    if name in names:
+        return names[name]
+    close = get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise FileNotFoundError(
+        f"no recipe '{path_or_name}': it is neither a file nor the name of a bundled recipe; "
+        f"{hint}`hf-lottery ls` lists the names"
+    )
+
+
+def recipe_name(path: Path) -> str:
+    """What a recipe file is called: a bundled one by its name, any other by its file name without `.yaml`."""
+    for name, bundled in bundled_recipes().items():
+        if path.resolve() == bundled.resolve():
+            return name
+    return path.stem
+
+
+def description(path: Path) -> str:
+    """The comment that a recipe file begins with, its first line: what it is for. '' where there is none."""
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if line.strip("# "):
+            return line.strip("# ") if line.startswith("#") else ""
+    return ""

