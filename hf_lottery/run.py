@@ -104,7 +104,7 @@ def build_trainer(
         processing_class=data.processing_class,
         compute_metrics=data.compute_metrics,
         preprocess_logits_for_metrics=data.preprocess_logits_for_metrics,
-        callbacks=[StepCallback(progress)] if progress is not None else None,
+        callbacks=[*data.callbacks, *([StepCallback(progress)] if progress is not None else [])],
         lottery_config=recipe.lottery_config(),
     )
     trainer.remove_callback(PrinterCallback)  # the records are in trainer_state.json
