@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
+from hf_lottery.lora import delta_density
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.provenance import ticket_info
@@ -263,6 +264,7 @@ class LotteryMixin:
                 "last_lr_factor": self._last_lr_factor,
                 "fingerprint": self.mask.fingerprint(),
                 "densities": counts,
+                **delta_density(self.mask, self._parameters()),
             }
             if self.args.should_save:
                 unit.finish(self.mask, RewindPoint.capture(self.model, self.state.global_step), result)

@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from hf_lottery.tasks import TaskData
-from hf_lottery.tasks.building import build, locate
+from hf_lottery.tasks.building import architecture_config, build, locate
 from hf_lottery.tasks.generations import GenerationCallback
 from hf_lottery.tasks.hub import load_splits, require_folder
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
@@ -121,28 +128,54 @@ def build_model(
         ValueError: the model cannot be had, its vocabulary is smaller than the tokenizer's, or its context is shorter
             than the examples.
     """
-    longest = max(
-        len(e["input_ids"]) for split in (task_data.train, task_data.validation, task_data.test) for e in split
-    )
+    splits = (task_data.train, task_data.validation, task_data.test)
+    longest = max(len(example["input_ids"]) for split in splits for example in split)
     tokenizer = task_data.processing_class
-    if model_section.name_or_path is None:
-        if quantization_config is not None:
-            raise ValueError(
-                "quantization goes with pretrained weights (model.name_or_path), not with the random ones of "
-                "model.architecture"
-            )
-        model = build(AutoModelForCausalLM, model_section, seed)
-        _require_room(model.config, longest, tokenizer)
-    else:
-        section = model_section.model_copy(
-            update={"name_or_path": pretrained_folder(model_section), "gguf_file": None}
+    if model_section.name_or_path is None and quantization_config is not None:
+        raise ValueError(
+            "quantization goes with pretrained weights (model.name_or_path), not with the random ones of "
+            "model.architecture"
         )
-        _require_room(_config(section), longest, tokenizer)  # before the weights are read
-        options = {} if quantization_config is None else {"quantization_config": quantization_config}
-        model = build(AutoModelForCausalLM, section, seed, **options)
+    _require_room(model_config(model_section), longest, tokenizer)  # before weights are read
+    model = pretrained_model(model_section, seed, quantization_config)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = pad_token(tokenizer)
     return model
+
+
+def pretrained_model(
+    model_section: Any, seed: int, quantization_config: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """The language model of a `model` section, without regard to data; see `build_model`."""
+    if model_section.name_or_path is None:
+        return build(AutoModelForCausalLM, model_section, seed)
+    options = {} if quantization_config is None else {"quantization_config": quantization_config}
+    return build(AutoModelForCausalLM, _as_folder(model_section), seed, **options)
+
+
+def model_config(model_section: Any) -> PretrainedConfig:
+    """The config of a `model` section: of its `architecture`, folder or Hub id. Weights are not read, except that a
+    GGUF file, which tells its config only when it is read whole, is unpacked to disk once a process.
+
+    Raises:
+        ValueError: there is none to be had.
+    """
+    if model_section.name_or_path is None:
+        return architecture_config(model_section.architecture, model_section.config)
+    section = _as_folder(model_section)
+    options = {} if section.revision is None else {"revision": section.revision}
+    try:
+        return AutoConfig.from_pretrained(section.name_or_path, **options, **section.config)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.name_or_path is {section.name_or_path!r}, which is no folder with a model and could not be had "
+            "from the Hub: check the name and the network, or give a local folder with model.name_or_path=FOLDER"
+        ) from error
+
+
+def _as_folder(section: Any) -> Any:
+    """The section with a GGUF file's conversion in its place."""
+    return section.model_copy(update={"name_or_path": pretrained_folder(section), "gguf_file": None})
 
 
 def load_tokenizer(data: Data, model_section: Any):
@@ -175,17 +208,6 @@ def pad_token(tokenizer) -> int:
     if tokenizer.pad_token_id is not None:
         return tokenizer.pad_token_id
     return tokenizer.eos_token_id or 0
-
-
-def _config(section: Any):
-    options = {} if section.revision is None else {"revision": section.revision}
-    try:
-        return AutoConfig.from_pretrained(section.name_or_path, **options)
-    except OSError as error:
-        raise ValueError(
-            f"model.name_or_path is {section.name_or_path!r}, which is no folder with a model and could not be had "
-            "from the Hub: check the name and the network, or give a local folder with model.name_or_path=FOLDER"
-        ) from error
 
 
 def _require_room(config: Any, longest: int, tokenizer) -> None:
