@@ -38,7 +38,7 @@ def find_recipe(path_or_name: str) -> Path:
     if path.is_file():
         return path
     names = bundled_recipes()
-    name = path_or_name.removesuffix(".yaml")
+    name = path_or_name.removeprefix("recipes/").removesuffix(".yaml")
     if name in names:
         return names[name]
     close = get_close_matches(name, names, n=1)
@@ -58,8 +58,8 @@ def recipe_name(path: Path) -> str:
 
 
 def description(path: Path) -> str:
-    """The first comment line of a recipe file, which says in one line what it is for; '' where there is none."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#") and line.strip("# "):
-            return line.strip("# ")
+    """The comment that a recipe file begins with, its first line: what it is for. '' where there is none."""
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if line.strip("# "):
+            return line.strip("# ") if line.startswith("#") else ""
     return ""

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME, safe_globals
 
 from hf_lottery.config import LotteryConfig
+from hf_lottery.distributed import barrier, from_main, world_size
 from hf_lottery.rewind import RewindPoint
 
 REWIND_FILE = "rewind.safetensors"
@@ -79,26 +80,37 @@ class RewindCallback(TrainerCallback):
 
     def load(self, args: TrainingArguments) -> bool:
         """Take up the rewind point that an earlier process wrote to `output_dir`; False where there is none."""
-        if self.folder is None or not (self.folder / REWIND_FILE).is_file():
+        if self.folder is None or not from_main(lambda: (self.folder / REWIND_FILE).is_file()):
             return False
         self.point = RewindPoint.load(self.folder / REWIND_FILE)
+        rng_file = _per_rank(self.folder / RNG_FILE, args)
+        if not rng_file.is_file():
+            written = len(list(self.folder.glob("rng.*pt")))
+            raise ValueError(
+                f"{self.folder} was written by {written} process{'es' * (written != 1)} and there are {args.world_size} "
+                f"now, whose random numbers it does not hold: run with {written}, or set another output_dir"
+            )
         with safe_globals():
-            states = torch.load(_per_rank(self.folder / RNG_FILE, args), weights_only=True)
+            states = torch.load(rng_file, weights_only=True)
         self.start_rng, self.rng = states["start"], states["step"]
         return True
 
     def _capture(self, model: torch.nn.Module, step: int, args: TrainingArguments) -> None:
-        self.point = RewindPoint.capture(model, step)
+        self.point = RewindPoint.capture(model, step, keep=self.folder is None or args.should_save)
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if args.should_save:
             self.point.save(self.folder / REWIND_FILE)
+        barrier()
+        if world_size() > 1:  # one file, mapped into the memory of all, instead of a copy each
+            self.point = RewindPoint.load(self.folder / REWIND_FILE)
         if step > 0 and self.trainer is not None:
             self.trainer._save_optimizer_and_scheduler(str(self.folder))
             self.trainer._save_scaler(str(self.folder))
             if args.should_save:
                 self.trainer.state.save_to_json(str(self.folder / TRAINER_STATE_NAME))
+            barrier()
 
 
 def get_rng_state() -> dict[str, Any]:

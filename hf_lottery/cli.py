@@ -33,16 +33,20 @@ def main() -> None:
     try:
         app(prog_name="hf-lottery")
     except (ValueError, OSError) as error:
-        print(f"hf-lottery: {_message(error)}", file=sys.stderr)
+        print(_message(error), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _message(error: ValueError | OSError) -> str:
+    from hf_lottery.recipe_errors import RecipeError
+
+    if isinstance(error, RecipeError):
+        return str(error)  # a line for each problem, each with its place
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+        return f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else "")
+    return f"hf-lottery: {error}"
 
 
 def _version(wanted: bool) -> None:
@@ -105,8 +109,21 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    launcher: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="NAME:N", help="N processes of this machine, such as ddp:2, fsdp2:4 or deepspeed_zero3:8."
+        ),
+    ] = None,
+) -> None:
     """Train what a recipe describes; a second time, continue where it stopped."""
+    if launcher is not None:
+        from hf_lottery.launch import relaunch
+
+        raise typer.Exit(relaunch(launcher, ["run", recipe, *(overrides or [])]))
     from hf_lottery.recipe import load_recipe
     from hf_lottery.run import run as run_recipe
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from hf_lottery.controls import CONTROLS, control_seed
+from hf_lottery.distributed import barrier, from_main, is_main
 from hf_lottery.rounds import UnitFolder, write_text
 from hf_lottery.trainer import LotteryMixin
 
@@ -54,8 +55,8 @@ class Experiment:
         root: the output folder, which workers may share.
         num_rounds: prunings.
         replicates: how many seeds; replicate r runs under `seed` + r.
-        controls: what every ticket is compared with: each has a `name` out of hf_lottery.controls.CONTROLS, the `rounds`
-            it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
+        controls: what every ticket is compared with: each has a `name` out of hf_lottery.controls.CONTROLS, the
+            `rounds` it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
         seed: the first seed.
         make_trainer: (seed, output folder of the replicate) -> a fresh trainer with a freshly initialised model.
     """
@@ -71,6 +72,7 @@ class Experiment:
     ):
         self.root, self.num_rounds, self.replicates = Path(root), num_rounds, replicates
         self.controls, self.seed, self.make_trainer = controls, seed, make_trainer
+        self._lock: FileLock | None = None  # of the unit that rank 0 has claimed
         for control in controls:
             for number in control.rounds or []:
                 if not 1 <= number <= num_rounds:
@@ -101,40 +103,61 @@ class Experiment:
         """Train until nothing is left, beside other workers on the same folder.
 
         A unit is claimed by a file lock, which the operating system releases if its worker dies; whatever a dead
-        worker left half-done is then continued.
+        worker left half-done is then continued. A worker may be several processes: rank 0 claims for them all.
 
         Args:
             on_start: called with each unit that this worker trains.
             poll_seconds: how long to wait when everything that could be trained is being trained by others.
         """
-        while pending := self.pending():
-            if not any(self._claim_and_train(unit, on_start) for unit in pending):
+        while from_main(self.pending):  # decided anew each time: no rank waits for longer than poll_seconds
+            unit = from_main(self._claim)
+            if unit is None:
                 time.sleep(poll_seconds)
+                continue
+            try:
+                if is_main():
+                    on_start(unit)
+                self._train(unit)
+            finally:
+                self._release()
+            self.write_results()
         self.write_results()
 
     def write_results(self) -> Path:
         """Gather the finished units' lines into results.jsonl."""
         path = self.root / RESULTS_FILE
+        if is_main():
+            self._write_results(path)
+        barrier()
+        return path
+
+    def _write_results(self, path: Path) -> None:
         with FileLock(self.root / ".results.lock"):
             lines = [self.folder(unit).result() for unit in sorted(self.units()) if self.folder(unit).finished]
             write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-        return path
 
-    def _claim_and_train(self, unit: Unit, on_start: Callable[[Unit], None]) -> bool:
-        folder, first = self.folder(unit), unit.needs()
-        if first is not None and not self.folder(first).finished:
-            return False
-        folder.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder.path / ".lock", timeout=0):
-                if folder.finished:  # by another worker, since we looked
-                    return True
-                on_start(unit)
-                self._train(unit)
-        except Timeout:
-            return False
-        self.write_results()
-        return True
+    def _claim(self) -> Unit | None:
+        """Lock the first unit that can be trained now; None where others are training all of those."""
+        for unit in self.pending():
+            folder, first = self.folder(unit), unit.needs()
+            if first is not None and not self.folder(first).finished:
+                continue
+            folder.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            if not folder.finished:  # by another worker, since we looked
+                self._lock = lock
+                return unit
+            lock.release()
+        return None
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _train(self, unit: Unit) -> None:
         seed = self.seed + unit.replicate

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from hf_lottery.distributed import local, shard_like
 from hf_lottery.mask import Mask
 
 
@@ -46,10 +46,10 @@ class MaskedStep:
                 )
             if bool(kept.all()):
                 continue  # nothing to hold still
-            bits = _like(kept, parameter).to(torch.int8).neg_()  # −1, all bits set, where kept
+            bits = shard_like(kept, parameter).to(torch.int8).neg_()  # −1, all bits set, where kept
             value = None
             if pruned_values is not None:
-                value = _bits(_like(pruned_values[name].to(parameter.dtype), parameter)).bitwise_and(~bits)
+                value = _bits(shard_like(pruned_values[name].to(parameter.dtype), parameter)).bitwise_and(~bits)
             self._entries.append((parameter, bits, value))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -70,7 +70,7 @@ class MaskedStep:
     def mask_weights(self) -> None:
         """Write zero (or the given value) into every pruned weight, in place."""
         for parameter, kept, value in self._entries:
-            weights = _bits(_local(parameter)).bitwise_and_(kept)
+            weights = _bits(local(parameter)).bitwise_and_(kept)
             if value is not None:
                 weights.bitwise_or_(value)
 
@@ -88,7 +88,7 @@ class MaskedStep:
                 optimizer.state.pop(parameter)
                 continue
             for entry in tensors.values():
-                _bits(_local(entry)).bitwise_and_(kept)
+                _bits(local(entry)).bitwise_and_(kept)
 
 
 class _GradientMask:
@@ -99,7 +99,7 @@ class _GradientMask:
 
     def __call__(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            _bits(_local(parameter.grad)).bitwise_and_(self.kept)
+            _bits(local(parameter.grad)).bitwise_and_(self.kept)
 
 
 def forget_moments(optimizer: torch.optim.Optimizer) -> None:
@@ -123,16 +123,3 @@ def _bits(tensor: Tensor) -> Tensor:
     """The same memory as integers. A bitwise "and" with 0 or −1 zeroes nan and inf too, which a product does not,
     and on a CPU takes an eighth of the time of masked_fill_ with a bool mask, at the same one byte a weight."""
     return tensor.view(_INTEGERS[tensor.element_size()])
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor, the same memory; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data
-
-
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A full tensor as it must lie beside `parameter`: on its device, this rank's shard only."""
-    if isinstance(parameter, DTensor):
-        value = value.to(parameter.device)
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements).to_local()
-    return value.to(parameter.device)

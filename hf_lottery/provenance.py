@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.ticket_format import CONTROLS, HUB_ID, PACKAGES, SHA256, plain_config
+from hf_lottery.ticket_format import CONTROLS, HUB_ID, PACKAGES, RESULT_KEYS, SHA256, plain_config
 
 # the end of a model's class name -> the task that a ticket says it is for
 _TASK_OF_CLASS = {
@@ -56,10 +56,9 @@ def ticket_info(
         datasets: Hub ids of the data.
         license: Hub id of the licence, such as `apache-2.0`.
     """
-    lines = [_plain_result(line) for line in results]
-    rounds = {
-        line["round"]: line["densities"] for line in lines if line.get("control") == "ticket" and "densities" in line
-    }
+    lines = [_plain_result(line) for line in results if line.keys() >= RESULT_KEYS]
+    own = [line for line in lines if line["control"] == "ticket" and "densities" in line]
+    rounds = {line["round"]: line["densities"] for line in reversed(own)}  # the first replicate's
     base_model, base_revision = _base(model)
     return {
         "base_model": base_model,

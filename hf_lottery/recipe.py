@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
 from hf_lottery.config import LotteryConfig
-from hf_lottery.recipe_errors import RecipeError, sentences, shown, unknown_key
+from hf_lottery.recipe_errors import RecipeError, nearest, sentences, shown, unknown_key
+from hf_lottery.recipe_model import check_architecture
 from hf_lottery.recipe_sections import Experiment, Hub, ModelSection, read_controls
 from hf_lottery.recipe_settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe_source import Source, read_source
@@ -109,8 +111,8 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """`resolved()` as a recipe file, for the output folder."""
-        first = f"# {self.description}\n#\n" if self.description else ""
-        return f"{first}# {self.name}, as resolved by hf_lottery {__version__}.\n{write_yaml(self.resolved())}"
+        first = f"# {self.description}\n\n" if self.description else ""
+        return f"{first}{write_yaml(self.resolved())}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
 
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
         try:
@@ -137,7 +139,7 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     given = _sections(source)
     name = recipe_name(path)
     parts = {
-        "model": _own(source, "model", ModelSection, given["model"]),
+        "model": _model(source, given["model"]),
         "data": _data(source, given["data"]),
         "training": _settings(source, "training", given["training"]),
         "lottery": _lottery(source, given["lottery"]),
@@ -162,7 +164,10 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
 
     Keys that only show or store results (EXEMPT: output_dir, report_to, logging, hub, …) are left out.
     """
-    before, after = _flat(old.resolved()), _flat(new.resolved())
+    from transformers import TrainingArguments
+
+    defaults = {f"training.{field.name}": field.default for field in fields(TrainingArguments)}
+    before, after = defaults | _flat(old.resolved()), defaults | _flat(new.resolved())
     return {
         key: (before.get(key), after.get(key))
         for key in (before | after)
@@ -203,14 +208,22 @@ def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, An
             source.add(path, sentence)
 
 
+def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
+    model = _own(source, "model", ModelSection, given)
+    for path, sentence in [] if model is None else check_architecture(model):
+        source.add(path, sentence)
+    return model
+
+
 def _data(source: Source, given: dict[str, Any] | None) -> Any:
     if given is None:
         return None
-    if given.get("task") not in TASKS:
-        what = f"is {shown(given['task'])}; it" if "task" in given else "is missing; it"
-        source.add(("data", "task"), f"data.task {what} must be one of {', '.join(TASKS)}")
+    task = given.get("task")
+    if task not in list(TASKS):
+        what = "is missing" if task is None else f"is {shown(task)}"
+        source.add(("data", "task"), f"data.task {what}; it must be one of {', '.join(TASKS)}{nearest(task, TASKS)}")
         return None
-    return _own(source, "data", task_module(given["task"]).Data, given)
+    return _own(source, "data", task_module(task).Data, given)
 
 
 def _settings(source: Source, section: str, given: dict[str, Any] | None) -> dict[str, Any]:

@@ -68,6 +68,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def nearest(value: Any, choices: Iterable[str]) -> str:
+    """How a sentence ends: with "did you mean 'x'?" where a choice is close to the value, with '' where none is."""
+    close = get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
 def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterable[str] = ()) -> str:
     """The sentence for a key that is not there, with the nearest that is, or the section that does have it.
 
@@ -159,8 +165,7 @@ def _allowed(entry: dict, value: Any) -> str:
 
 def _did_you_mean(entries: list[dict], value: Any) -> str:
     choices = [choice for entry in entries if entry["type"] in ("literal_error", "enum") for choice in _choices(entry)]
-    close = get_close_matches(value, choices, n=1) if isinstance(value, str) else []
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    return nearest(value, choices)
 
 
 def _choices(entry: dict) -> list[str]:

@@ -80,8 +80,8 @@ class Control(Section):
     def _in_order(cls, rounds: list[int] | None) -> list[int] | None:
         if rounds is None:
             return None
-        if not rounds or min(rounds) < 0:
-            raise ValueError("it must be a list of rounds, 0 or more, such as [1, 4, 7]; leave it out for every round")
+        if not rounds or min(rounds) < 1:
+            raise ValueError("it must be a list of rounds, 1 or more, such as [1, 4, 7]; leave it out for every round")
         return sorted(set(rounds))
 
 
@@ -90,20 +90,11 @@ class Experiment(Section):
 
     Args:
         replicates: the whole experiment under that many seeds: training.seed, training.seed + 1, …
-        controls: as a list of names, or name -> {rounds, per_ticket}.
+        controls: in a recipe a list of names, or name -> {rounds, per_ticket}.
     """
 
     replicates: int = Field(default=1, ge=1)
     controls: list[Control] = Field(default_factory=list)
-
-    @field_validator("controls")
-    @classmethod
-    def _once(cls, controls: list[Control]) -> list[Control]:
-        names = [control.name for control in controls]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{name} stands twice; for more samples of a control use per_ticket")
-        return controls
 
 
 class Hub(Section):
@@ -140,6 +131,9 @@ def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
     controls, problems = [], []
     for path, name, body in written:
         here = ("experiment", "controls", *path)
+        if name in [control.name for control in controls]:
+            problems.append((path, f"experiment.controls has {name!r} twice; for more samples write per_ticket"))
+            continue
         if not isinstance(body, dict):
             problems.append((path, f"{'.'.join(here)} is {shown(body)}; it takes {{rounds: [1, 4], per_ticket: 3}}"))
             continue

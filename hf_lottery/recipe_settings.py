@@ -16,13 +16,24 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.recipe_errors import sentences, unknown_key
 from hf_lottery.yaml_lines import Keys
 
 DTYPES = Literal["float32", "bfloat16", "float16"]
+# TrainingArguments takes any number here, and training then fails, or goes uphill, minutes later
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "seed": 0,
+}
 OWNERS = {
     "training": "TrainingArguments",
     "lottery": "LotteryConfig",
@@ -37,7 +48,8 @@ def settings_of(section: str) -> dict[str, Any]:
     if section == "training":
         from transformers import TrainingArguments
 
-        return _dataclass_settings(TrainingArguments)
+        settings = _dataclass_settings(TrainingArguments)
+        return settings | {name: Annotated[settings[name], Field(ge=least)] for name, least in _LEAST.items()}
     if section == "lottery":
         return _dataclass_settings(LotteryConfig)
     if section == "peft":

@@ -49,7 +49,7 @@ def read_source(path: Path, overrides: list[str]) -> Source:
     name = _short(path)
     source = Source(places={(): (f"{name}:1", 1)})
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the text
     except UnicodeDecodeError as error:
         source.add((), f"is not text in UTF-8 (byte {error.start} is not); save it as UTF-8")
         return source

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from hf_lottery.experiment import Experiment
 from hf_lottery.recipe import Recipe
-
-
-def trained_networks(recipe: Recipe) -> int:
-    """How many networks a recipe trains: the tickets' rounds and every control's samples, over the replicates.
-
-    The dense network is the tickets' round 0, so the control `dense` trains nothing more.
-    """
-    last = recipe.lottery_config().num_rounds
-    samples = sum(
-        control.per_ticket * (last if control.rounds is None else len(control.rounds))
-        for control in recipe.experiment.controls
-        if control.name != "dense"
-    )
-    return recipe.experiment.replicates * (last + 1 + samples)
 
 
 def summary(recipe: Recipe) -> str:
@@ -24,7 +13,13 @@ def summary(recipe: Recipe) -> str:
 
     Raises:
         RecipeError: TrainingArguments refuses the section `training`.
+        FileNotFoundError: the data are not where `data.path` says.
     """
+    path = recipe.data.path
+    if path is not None and not Path(path).exists():
+        raise FileNotFoundError(
+            f"data.path is '{path}', and there is no such file or folder; give it by data.path=FOLDER"
+        )
     lottery = recipe.lottery_config()
     arguments = recipe.training_arguments()
     densities = [f"{100 * (1 - lottery.pruning_rate) ** r:.3g}%" for r in range(lottery.num_rounds + 1)]
@@ -41,16 +36,28 @@ def summary(recipe: Recipe) -> str:
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
-        "data": f"{recipe.data.task}: {recipe.data.path or recipe.data.name}",
+        "data": f"{recipe.data.task}: {path or recipe.data.name}",
         "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
         f"{arguments.optim.value} at {arguments.learning_rate:g}",
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
         "densities": f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}",
         "controls": "; ".join(controls) or "none",
-        "networks": f"{trained_networks(recipe)} trained, over {recipe.experiment.replicates} replicate(s)",
+        "networks": f"{len(_experiment(recipe).units())} to train, over {recipe.experiment.replicates} replicate(s)",
         "output": recipe.training["output_dir"],
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+
+
+def _experiment(recipe: Recipe) -> Experiment:
+    """The experiment, to count its networks: nothing is trained, so there is no trainer to make."""
+    return Experiment(
+        recipe.training["output_dir"],
+        recipe.lottery_config().num_rounds,
+        recipe.experiment.replicates,
+        recipe.experiment.controls,
+        seed=0,
+        make_trainer=None,
+    )
 
 
 def _model(recipe: Recipe) -> str:

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_lottery.distributed import full, local, named_buffers, named_parameters, shard_like
+
 
 @dataclass
 class RewindPoint:
@@ -29,9 +31,20 @@ class RewindPoint:
     tensors: dict[str, Tensor]
 
     @classmethod
-    def capture(cls, model: nn.Module, step: int = 0) -> RewindPoint:
-        """Copy θ_k out of `model`; later training of the model does not touch the copy."""
-        return cls(step, {name: tensor.detach().cpu().clone() for name, tensor in _state(model).items()})
+    def capture(cls, model: nn.Module, step: int = 0, keep: bool = True) -> RewindPoint:
+        """Copy θ_k out of `model`; later training of the model does not touch the copy.
+
+        Args:
+            model: where its weights are sharded, every rank must call this, and they are gathered one at a time.
+            step: k.
+            keep: False: take part in the gathering only, for ranks that do not write; the result is empty.
+        """
+        tensors = {}
+        for name, tensor in _state(model).items():
+            whole = full(tensor.detach())
+            if keep:
+                tensors[name] = whole.cpu().clone()
+        return cls(step, tensors)
 
     @torch.no_grad()
     def restore(self, model: nn.Module) -> None:
@@ -51,7 +64,7 @@ class RewindPoint:
                 )
         for name, value in self.tensors.items():
             # copy_, never .data = or .to(): those alias the copy on one device, and the second rewind is wrong
-            state[name].copy_(value)
+            local(state[name]).copy_(shard_like(value, state[name]))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write θ_k to a safetensors file, whole or not at all."""
@@ -87,6 +100,6 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metada
 
 def _state(model: nn.Module) -> Mapping[str, Tensor]:
     """Name -> live tensor: the trainable parameters (tied ones once) and all buffers, persistent or not."""
-    state = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    state.update(model.named_buffers())
+    state = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
+    state.update(named_buffers(model))
     return state

@@ -9,12 +9,13 @@ import torch
 from rich.console import Console
 from transformers.trainer_callback import PrinterCallback
 
-from hf_lottery.evidence import plots
+from hf_lottery.distributed import barrier, from_main, is_main, require_shared_folder
+from hf_lottery.evidence import figures, plots
 from hf_lottery.evidence.results import Results, read_results
 from hf_lottery.evidence.table import table
 from hf_lottery.evidence.verdict import headline, verdict
 from hf_lottery.experiment import Experiment
-from hf_lottery.memory import network_size, require_fits
+from hf_lottery.launch import require_devices, require_same_data, require_same_recipe
 from hf_lottery.network import build_network
 from hf_lottery.progress import StepCallback, UnitProgress
 from hf_lottery.recipe import Recipe, differences, load_recipe
@@ -32,10 +33,14 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
         The output folder.
 
     Raises:
-        ValueError: the folder belongs to another recipe.
+        ValueError: the folder belongs to another recipe, or the ranks of a launcher do not fit together.
     """
-    console = console or Console()
-    root = claim_output_folder(recipe)
+    require_devices(recipe.training.get("use_cpu", False))
+    recipe.training_arguments()  # makes the processes of a launcher meet
+    require_same_recipe(recipe.to_yaml())
+    console = console or Console(quiet=not is_main())
+    root = from_main(lambda: claim_output_folder(recipe))
+    require_shared_folder(root)
     experiment = make_experiment(recipe, root, progress := UnitProgress(console))
     with progress.over(experiment):
         experiment.run(on_start=progress.start)
@@ -78,8 +83,12 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
 def load_data(recipe: Recipe) -> TaskData:
     """The recipe's data, read by its task; a language model that cannot fit is refused before."""
     if recipe.data.task == "causal_lm":
+        from hf_lottery.memory import network_size, require_fits
+
         require_fits(recipe, network_size(recipe))
-    return task_module(recipe.data.task).load(recipe.data, recipe.model)
+    data = task_module(recipe.data.task).load(recipe.data, recipe.model)
+    require_same_data(data)
+    return data
 
 
 def build_trainer(
@@ -114,8 +123,10 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     """Save ticket and plot, print the table, the verdict and where everything lies."""
     root, results = experiment.root, read_results(experiment.root)
     found = verdict(results)
-    plot = plots.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
     ticket = save_ticket(recipe, experiment, results, found.extreme_on_average)
+    if not is_main():
+        return
+    plot = figures.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
     console.print(table(results))
     console.print(headline(found), highlight=False)
     console.print(f"\nresults  {root / 'results.jsonl'}\nplot     {plot}\nticket   {ticket}", highlight=False)
@@ -134,7 +145,9 @@ def save_ticket(recipe: Recipe, experiment: Experiment, results: Results, best) 
         datasets=[name] if name else [],
     )
     folder = experiment.root / "ticket"
-    ticket.save_pretrained(folder)
+    if is_main():
+        ticket.save_pretrained(folder)
+    barrier()
     return folder
 
 

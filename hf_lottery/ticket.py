@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from hf_lottery.hub import commit_files, open_repository, read_text
 from hf_lottery.mask import Mask
-from hf_lottery.provenance import dtype_name
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.ticket_check import live_tensors, require_base_tensors, require_names_and_shapes
-from hf_lottery.ticket_files import StoredMask, StoredRewind, file_record, require_file, write_mask, write_rewind
-from hf_lottery.ticket_format import JSON_FILE, MASK_FILE, REWIND_FILE, SCHEMA, require_major_version, validate
-from hf_lottery.ticket_json import MAX_BYTES, TicketError, check_digest, dump, parse
+from hf_lottery.ticket_files import StoredMask, StoredRewind, require_file
+from hf_lottery.ticket_format import (
+    CARD_FILE,
+    HUB_ID,
+    JSON_FILE,
+    MASK_FILE,
+    REWIND_FILE,
+    require_major_version,
+    validate,
+)
+from hf_lottery.ticket_json import MAX_BYTES, TicketError, check_digest, parse
+from hf_lottery.ticket_write import write_card, write_folder
 
 __all__ = ["Ticket", "TicketError"]
 
@@ -29,18 +41,18 @@ class Ticket:
         mask: m; which weights are kept, by parameter name.
         rewind: θ_k. One that was downloaded holds only the tensors that its base model cannot give.
         info: what the ticket says about itself, as `hf_lottery.provenance.ticket_info` makes it; see
-            `hf_lottery.ticket_format.INFO_FIELDS`. `info["base_tensors"]` are those taken from the base model;
-            `info["pruned_becomes"]` is `zero` (as when it is not given) or `init`.
+            `hf_lottery.ticket_format.INFO_FIELDS`. Its `base_tensors` are those taken from the base model; its
+            `pruned_becomes` is `zero` (as when it is not given) or `init`.
 
-    Source: Frankle & Carbin 2019 (arXiv 1803.03635): the ticket is (m, θ_0); Frankle et al. 2020 (arXiv 1912.05671):
-    (m, θ_k).
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635): the ticket is (m, θ_0); Frankle et al. 2020 (arXiv
+    1912.05671): (m, θ_k).
     """
 
     def __init__(self, mask: Mask, rewind: RewindPoint, info: Mapping[str, Any] | None = None):
         self._mask: Mask | StoredMask = mask
         self._rewind: RewindPoint | StoredRewind | None = rewind
         self.rewind_step = rewind.step
-        self.info = dict(info or {})
+        self.info = {"pruned_becomes": "zero", **(info or {})}
 
     @property
     def mask(self) -> Mask:
@@ -63,7 +75,7 @@ class Ticket:
     @property
     def pruned_becomes(self) -> str:
         """What a pruned weight is: `zero`, or `init` (it stays at its rewind value, as in LoTA)."""
-        return self.info.get("pruned_becomes", "zero")
+        return self.info["pruned_becomes"]
 
     def density(self) -> float:
         """Kept / all weights under the mask, counted."""
@@ -121,57 +133,97 @@ class Ticket:
             return masked | {name: value.shape for name, value in self._rewind.tensors.items()}
         return masked | {name: entry["shape"] for name, entry in (self._rewind.table if self._rewind else {}).items()}
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *, compress: bool = False) -> None:
-        """Write the ticket's folder: ticket.json, mask.safetensors and, where needed, rewind.safetensors.
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        *,
+        compress: bool = False,
+        model: PreTrainedModel | PeftModel | None = None,
+        plots: str | os.PathLike | Iterable[str | os.PathLike] = (),
+    ) -> None:
+        """Write the ticket's folder: ticket.json, mask.safetensors, where needed rewind.safetensors, and README.md.
 
         Args:
-            save_directory: made if need be.
+            save_directory: made if need be. Of a README.md that is there, the user's own text stays.
             compress: code the mask to within 5% of its entropy instead of one bit a weight.
+            model: the trained network, to go along as transformers (or PEFT) write it, with exact zeros.
+            plots: PNG files for the card, or a folder of them.
 
         Raises:
-            TicketError: the mask, the rewind point and `info` do not belong together.
+            TicketError: the mask, the rewind point, `info` or the model do not belong together.
         """
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        mask = self.mask
-        base = self.info.get("base_tensors", {})
-        values = {name: v for name, v in self.rewind.tensors.items() if name not in base}
-        tensors = {name: dict(entry) for name, entry in base.items()}
-        for name, value in values.items():
-            theta = "survivors" if name in mask and self.pruned_becomes == "zero" else "dense"
-            tensors[name] = {"shape": list(value.shape), "dtype": dtype_name(value), "theta": theta}
-        for name, (kept, _) in mask.counts().items():
-            if name not in tensors or tensors[name]["theta"] == "frozen":
-                raise TicketError(
-                    f"the mask is over '{name}', which is neither in the rewind point nor the base model's"
-                )
-            if tensors[name]["shape"] != list(mask[name].shape):
-                raise TicketError(
-                    f"'{name}' has shape {tuple(tensors[name]['shape'])} and a mask of {tuple(mask[name].shape)}"
-                )
-            tensors[name]["kept"] = kept
-        encoding = write_mask(folder / MASK_FILE, mask, compress)
-        if not values:
-            (folder / REWIND_FILE).unlink(missing_ok=True)
-        else:
-            dense = [name for name in values if tensors[name]["theta"] == "dense"]
-            write_rewind(folder / REWIND_FILE, values, mask, dense)
-        files = [MASK_FILE, REWIND_FILE] if values else [MASK_FILE]
-        document = {
-            "format": "hf_lottery_ticket",
-            "schema": SCHEMA,
-            "mask_true_means": "kept",
-            "pruned_becomes": self.pruned_becomes,
-            "mask_encoding": encoding,
-            "rewind_step": self.rewind_step,
-            "fingerprint": mask.fingerprint(),
-            **{key: value for key, value in self.info.items() if key not in ("base_tensors", "pruned_becomes")},
-            "tensors": tensors,
-            "files": {name: file_record(folder / name) for name in files},
-        }
-        data = dump(document)
-        validate(parse(data))  # what we would refuse to read we do not write
-        (folder / JSON_FILE).write_bytes(data)
+        if isinstance(plots, str | os.PathLike):
+            plots = sorted(Path(plots).glob("*.png"))
+        write_folder(self, Path(save_directory), compress, model, map(Path, plots))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        compress: bool = False,
+        model: PreTrainedModel | PeftModel | None = None,
+        plots: str | os.PathLike | Iterable[str | os.PathLike] = (),
+    ) -> str:
+        """Publish the ticket on the Hub in one commit; returns the commit's page.
+
+        Args:
+            repo_id: such as `you/name`; made if need be.
+            private: whether a repository that is made is private; by default as the account says.
+            token: by default the one of `hf auth login`.
+            commit_message: by default one that says what was found.
+            revision: the branch, made if need be; by default main.
+            compress, model, plots: as in `save_pretrained`.
+        """
+        with tempfile.TemporaryDirectory() as folder:  # clean: nothing but the ticket can go along
+            self.save_pretrained(folder, compress=compress, model=model, plots=plots)
+            return self.push_folder(
+                folder, repo_id, private=private, token=token, commit_message=commit_message, revision=revision
+            )
+
+    @classmethod
+    def push_folder(
+        cls,
+        folder: str | os.PathLike,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Publish a folder that `save_pretrained` wrote: the files that its ticket.json lists, and no others.
+
+        Of a README.md on the Hub the user's own text stays; where there is none, the folder's is the first.
+
+        Args: as in `push_to_hub`.
+
+        Raises:
+            TicketError: the folder holds no ticket, or a damaged one.
+        """
+        folder = Path(folder)
+        ticket = cls.from_pretrained(folder)
+        files = parse((folder / JSON_FILE).read_bytes())["files"]
+        for name, record in files.items():
+            require_file(folder / name, record)
+        api = HfApi(token=token)
+        repo_id, head = open_repository(api, repo_id, private, revision)
+        existing = read_text(api, repo_id, CARD_FILE, head)
+        if existing is None and (folder / CARD_FILE).is_file():
+            existing = (folder / CARD_FILE).read_bytes().decode("utf-8", errors="replace")
+        return commit_files(
+            api,
+            {CARD_FILE: write_card(ticket, files, repo_id, existing)}
+            | {name: folder / name for name in (JSON_FILE, *files)},
+            repo_id,
+            parent=head,
+            revision=revision,
+            message=commit_message
+            or f"Ticket: {ticket.density():.2%} of the weights, rewind step {ticket.rewind_step}",
+        )
 
     @classmethod
     def from_pretrained(
@@ -192,9 +244,14 @@ class Ticket:
 
         Raises:
             TicketError: there is no ticket, or it is damaged, of a newer major version, or not what it says.
+            FileNotFoundError: there is neither such a folder nor, by its form, such a Hub id.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
+            if not HUB_ID.fullmatch(str(pretrained_model_name_or_path)):
+                raise FileNotFoundError(
+                    f"there is no folder {pretrained_model_name_or_path}, and it is not a Hub id such as you/name"
+                )
             # one call, so that all files are of one commit
             folder = Path(
                 snapshot_download(

@@ -159,6 +159,11 @@ def _number(value: Any, where: str) -> None:
         _fail(where, value, "a number or null")
 
 
+def _share(value: Any, where: str) -> None:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        _fail(where, value, "a number from 0 to 1")
+
+
 def _text(limit: int) -> Check:
     def check(value: Any, where: str) -> None:
         if not isinstance(value, str) or len(value) > limit or _CONTROL_CHARACTERS.search(value):
@@ -230,8 +235,8 @@ def _config_value(value: Any, where: str, depth: int = 0) -> None:
 
 
 def _result_line(value: Any, where: str) -> None:
-    if not isinstance(value, dict) or len(value) > 128:
-        _fail(where, value, "an object of at most 128 keys")
+    if not isinstance(value, dict) or len(value) > 128 or not value.keys() >= RESULT_KEYS:
+        _fail(where, value, f"an object of at most 128 keys, {', '.join(sorted(RESULT_KEYS))} among them")
     for key, item in value.items():
         _RESULT_KEY(key, where)
         _RESULT_VALUES.get(key, _number)(item, f"{where}.{key}")
@@ -244,7 +249,16 @@ _RESULT_KEY = _matches(re.compile(r"[a-z][a-z0-9_]{0,63}"), "a metric's name: lo
 _SIZE = _integer(0, _COUNT)
 _KEPT_OF_ALL = _list(_SIZE, 2)
 _DENSITIES = _mapping(_NAME, _KEPT_OF_ALL, 1 << 16)
-_RESULT_VALUES = {"control": _one_of(CONTROLS), "fingerprint": _optional(_HASH), "densities": _optional(_DENSITIES)}
+_RESULT_VALUES: dict[str, Check] = {
+    "control": _one_of(CONTROLS),
+    "replicate": _SIZE,
+    "round": _SIZE,
+    "sample": _SIZE,
+    "density": _share,
+    "fingerprint": _optional(_HASH),
+    "densities": _optional(_DENSITIES),
+}
+RESULT_KEYS = {"replicate", "round", "control", "density"}
 _TENSOR_RECORD = _record(
     {
         "shape": _list(_SIZE, 8),

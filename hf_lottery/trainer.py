@@ -14,6 +14,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
+from hf_lottery.distributed import barrier, from_main, named_parameters, require_agreement
 from hf_lottery.lora import delta_density
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
@@ -192,7 +193,7 @@ class LotteryMixin:
             FileNotFoundError: an earlier round, which this one starts from, is not finished.
         """
         unit = self.round_folder(number)
-        if unit.finished:
+        if from_main(lambda: unit.finished):
             return unit.result()
         if number > 0:
             self.load_trained(number - 1)
@@ -241,7 +242,7 @@ class LotteryMixin:
         root, self.args.output_dir = self.args.output_dir, str(unit.path)
         try:
             unit.path.mkdir(parents=True, exist_ok=True)
-            output = self.train(resume_from_checkpoint=get_last_checkpoint(str(unit.path)))
+            output = self.train(resume_from_checkpoint=from_main(lambda: get_last_checkpoint(str(unit.path))))
             self._last_trained = None
             evaluated = evaluations(self.state.log_history)
             if self.eval_dataset is not None and (not evaluated or evaluated[-1]["step"] != self.state.global_step):
@@ -266,8 +267,10 @@ class LotteryMixin:
                 "densities": counts,
                 **delta_density(self.mask, self._parameters()),
             }
+            trained = RewindPoint.capture(self.model, self.state.global_step, keep=self.args.should_save)
             if self.args.should_save:
-                unit.finish(self.mask, RewindPoint.capture(self.model, self.state.global_step), result)
+                unit.finish(self.mask, trained, result)
+            barrier()
         finally:
             self.args.output_dir = root
         if result["control"] == "ticket":
@@ -293,7 +296,7 @@ class LotteryMixin:
         if not factor:
             raise ValueError(
                 f"fine_tuning goes on at the last learning rate, which is 0 under lr_scheduler_type "
-                f"{self.args.lr_scheduler_type}: choose one that ends above 0, or retraining learning_rate_rewinding"
+                f"{self.args.lr_scheduler_type.value}: choose one that ends above 0, or retraining learning_rate_rewinding"
             )
         self.lr_scheduler = LambdaLR(self.optimizer, lambda step: factor)
         return self.lr_scheduler
@@ -308,15 +311,18 @@ class LotteryMixin:
 
     def _save(self, output_dir: str | None = None, *args, **kwargs) -> None:
         super()._save(output_dir, *args, **kwargs)
-        if self._mask is not None:
+        if self._mask is not None and self.args.should_save:
             write_mask(self._mask, Path(output_dir or self.args.output_dir) / MASK_FILE)
 
     # --- inside ---
 
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return dict(self.model.named_parameters())
+        return named_parameters(self.model)
 
     def _set_mask(self, mask: Mask) -> None:
+        require_agreement(
+            "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
+        )
         self._mask = mask
         self._density = mask.density()
         self._mask_weights()

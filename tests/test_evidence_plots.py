@@ -1,7 +1,7 @@
 import pytest
 from evidence_lines import lines
 
-from hf_lottery.evidence import plots
+from hf_lottery.evidence import figures, plots
 from hf_lottery.evidence.results import Results
 
 
@@ -48,7 +48,7 @@ def test_other_bars_are_refused():
 
 
 def test_every_control_is_told_apart_without_colour():
-    looks = [(marker, str(line)) for marker, line, _ in plots.STYLES.values()]
+    looks = [(marker, str(line)) for marker, line, _ in figures.STYLES.values()]
     assert len({marker for marker, _ in looks}) == len({line for _, line in looks}) == len(looks)
 
 
@@ -71,13 +71,13 @@ def test_learning_curves_are_means_and_leave_the_first_steps_out_of_the_range():
 
 
 def test_spread_keeps_both_ends():
-    assert plots.spread([1, 2, 3], 6) == [1, 2, 3]
-    assert plots.spread(list(range(20)), 4) == [0, 6, 13, 19]
+    assert figures.spread([1, 2, 3], 6) == [1, 2, 3]
+    assert figures.spread(list(range(20)), 4) == [0, 6, 13, 19]
 
 
 def test_files_are_written_and_come_out_the_same_twice(tmp_path):
     first, second = (
-        plots.save(plots.metric_against_density(Results(lines(2))), tmp_path / name, "accuracy") for name in "ab"
+        figures.save(plots.metric_against_density(Results(lines(2))), tmp_path / name, "accuracy") for name in "ab"
     )
     assert [path.name for path in first] == ["accuracy.png", "accuracy.svg"]
     assert first[0].read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,16 @@ import math
 import pytest
 from evidence_lines import line, lines, write
 
-from hf_lottery.evidence.results import Results, absent_controls, missing_units, read_results, unit_name
+from hf_lottery.evidence.results import (
+    Results,
+    missing_units,
+    planned_units,
+    read_results,
+    unit_folder,
+    unit_name,
+)
+from hf_lottery.experiment import Experiment
+from hf_lottery.recipe_sections import Control
 
 
 def test_lines_come_back_as_they_were_written(tmp_path):
@@ -100,11 +109,23 @@ def test_missing_units_are_named():
     assert unit_name((1, 2, "ticket", 0)) == "the ticket of round 2, replicate 1"
     assert unit_name((1, 2, "random_reinit", 2)) == "random_reinit (sample 2) of round 2, replicate 1"
 
-    recipe = {
-        "experiment": {"replicates": 3, "controls": ["dense", "random_mask", "one_shot"]},
-        "lottery": {"num_rounds": 5},
-    }
-    missing = missing_units(results, recipe)
-    # of the third replicate everything: 5 tickets, 4 random masks, 12 re-initialisations; and round 5 of all three
-    assert len(missing) == 1 + (5 + 4 + 12) + 3
-    assert absent_controls(results, recipe) == ["one_shot"]
+    recipe = {"experiment": {"replicates": 3, "controls": ["random_mask", "dense"]}, "lottery": {"num_rounds": 5}}
+    # the third replicate as the others (5 tickets, 4 random masks, 12 re-initialisations); round 5 of all, ticket and
+    # mask; and the one that was left out
+    assert len(missing_units(results, recipe)) == 9 + 6 + 1
+
+
+def test_the_plan_is_that_of_the_experiment(tmp_path):
+    """The units that a report expects are those that a run trains, and lie where it looks for them."""
+    controls = {"random_reinit": {"rounds": [1, 3], "per_ticket": 3}, "random_mask": None, "dense": None}
+    recipe = {"experiment": {"replicates": 2, "controls": controls}, "lottery": {"num_rounds": 4}}
+    plan = [
+        Control(name="random_reinit", rounds=[1, 3], per_ticket=3),
+        Control(name="random_mask"),
+        Control(name="dense"),
+    ]
+    units = Experiment(tmp_path, 4, 2, plan, 0, make_trainer=None).units()
+    assert planned_units(recipe) == {(unit.replicate, unit.round, unit.control, unit.sample) for unit in units}
+    for unit in units:
+        found = unit_folder(tmp_path, (unit.replicate, unit.round, unit.control, unit.sample))
+        assert found == unit.path(tmp_path)

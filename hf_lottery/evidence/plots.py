@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
 from hf_lottery.evidence import text
+from hf_lottery.evidence.figures import (
+    DENSE_STYLE,
+    OTHER_STYLE,
+    STYLES,
+    add_legend,
+    density_axis,
+    label,
+    metric_axis,
+    new_figure,
+    percent_ticks,
+    spread,
+    step_axis,
+)
 from hf_lottery.evidence.results import TICKET, Results
 from hf_lottery.evidence.statistics import Estimate, estimate
 
-# name -> (marker, line, colour of the Okabe–Ito palette, made for colour-blind readers)
-STYLES = {
-    TICKET: ("o", "-", "#0072B2"),
-    "random_reinit": ("s", "--", "#D55E00"),
-    "random_mask": ("^", ":", "#009E73"),
-    "no_rewinding": ("v", "-.", "#CC79A7"),
-    "learning_rate_rewinding": ("D", (0, (5, 1, 1, 1, 1, 1)), "#E69F00"),
-    "one_shot": ("P", (0, (3, 3)), "#56B4E9"),
-    "shuffled_weights": ("X", (0, (1, 2)), "#666666"),
-    "signed_reinit": ("*", (0, (7, 2)), "#000000"),
-}
-_OTHER = ("h", (0, (2, 1)), "#444444")
 BARS = ("min-max", "interval")
-_RC = {
-    "svg.hashsalt": "hf_lottery",  # the same results give the same file
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-}
 
 
 def metric_against_density(results: Results, early_stop: bool = False, bars: str = "min-max") -> Figure:
@@ -52,8 +40,7 @@ def metric_against_density(results: Results, early_stop: bool = False, bars: str
     where = "at the early-stop step" if early_stop else "at the end of training"
     figure, axes = _density_figure(results, key, bars)
     axes.set_ylabel(f"test {metric} {where}")
-    if text.is_fraction(metric):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g}%"))
+    metric_axis(axes.yaxis, metric)
     return figure
 
 
@@ -61,12 +48,12 @@ def early_stop_against_density(results: Results, bars: str = "min-max") -> Figur
     """The early-stop step (of minimum validation loss) against density: how fast each network learns."""
     figure, axes = _density_figure(results, "early_stop_step", bars)
     axes.set_ylabel("early-stop step")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    step_axis(axes.yaxis)
     return figure
 
 
 def _density_figure(results: Results, key: str, bars: str) -> tuple[Figure, Axes]:
-    figure, axes = _figure()
+    figure, axes = new_figure()
     names = [TICKET, *results.controls()]
     for place, control in enumerate(names):
         points = []
@@ -84,13 +71,13 @@ def _density_figure(results: Results, key: str, bars: str) -> tuple[Figure, Axes
         axes.annotate(
             "dense", (1, dense.mean), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
         )
-    _density_axis(axes, {results.density(TICKET, round) for round in results.rounds(TICKET)})
-    _legend(figure, axes)
+    density_axis(axes, {results.density(TICKET, round) for round in results.rounds(TICKET)})
+    add_legend(figure, axes)
     return figure, axes
 
 
 def _series(axes: Axes, x: Sequence[float], found: Sequence[Estimate], control: str, bars: str) -> None:
-    marker, line, colour = STYLES.get(control, _OTHER)
+    marker, line, colour = STYLES.get(control, OTHER_STYLE)
     means = [point.mean for point in found]
     ends = [_ends(point, bars) for point in found]
     below = [mean - low for mean, (low, _) in zip(means, ends, strict=True)]
@@ -118,10 +105,11 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
         metric: the metric, for its unit.
         ylabel: what is shown.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     styles = list(STYLES.values())
+    own = {label(control): style for control, style in STYLES.items()} | {"dense": DENSE_STYLE}
     for place, (name, steps) in enumerate(curves.items()):
-        marker, line, colour = styles[place % len(styles)]
+        marker, line, colour = own.get(name, styles[place % len(styles)])
         x = sorted(steps)
         found = [estimate(steps[step]) for step in x]
         axes.plot(
@@ -130,29 +118,31 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
         )  # fmt: skip
         low, high = [point.minimum for point in found], [point.maximum for point in found]
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    _robust_limits(axes, curves, metric)
+    _focus(axes, curves)
     axes.set_xlabel("training step")
     axes.set_ylabel(ylabel)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    if text.is_fraction(metric):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.4g}%"))
-    _legend(figure, axes)
+    step_axis(axes.xaxis)
+    metric_axis(axes.yaxis, metric)
+    add_legend(figure, axes)
     return figure
 
 
-def _robust_limits(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]], metric: str) -> None:
-    """Leave the first tenth of training out of the y range: there the curves rise from chance, and hide the rest."""
+def _focus(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    """A y range in which the second half of training can be told apart; the steep start runs out of it."""
     last = max((max(steps) for steps in curves.values() if steps), default=0)
-    late = [v for steps in curves.values() for step, values in steps.items() if step >= last / 10 for v in values]
-    if len(late) < 2 or min(late) == max(late):
+    values = [(step, value) for steps in curves.values() for step, found in steps.items() for value in found]
+    late = [value for step, value in values if step >= last / 2]
+    low, high = min(late, default=0), max(late, default=0)
+    if low == high:
         return
-    margin = 0.06 * (max(late) - min(late))
-    axes.set_ylim(min(late) - margin, max(late) + margin)
+    start, end = (sum(found) / len(found) for found in ([v for _, v in values], late))
+    wide, narrow = 1.0 * (high - low), 0.1 * (high - low)
+    axes.set_ylim(*((low - wide, high + narrow) if start < end else (low - narrow, high + wide)))
 
 
 def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
     """Density of every masked tensor, in the model's order, a line a round; the mean over replicates."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     rounds = [round for round in results.rounds(TICKET) if round > 0 and _layers(results, round)]
     chosen = spread(rounds, most_rounds)
     names: list[str] = []
@@ -169,13 +159,13 @@ def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
         axes.plot(range(len(names)), heights, label=name, marker=marker, linestyle=line, color=colour, markersize=5)
     axes.set_yscale("log")
     axes.set_ylim(lowest / 1.2, 1.1)
-    _percent_ticks(axes.yaxis, lowest)
+    percent_ticks(axes.yaxis, lowest)
     axes.set_ylabel("density of the layer")
     if len(names) <= 24:
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) <= 8 else 90, ha="right", fontsize=8)
     else:
         axes.set_xlabel(f"masked tensor, in the model's order (0 = {names[0]})")
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -195,7 +185,7 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
     Args:
         rows: what `overlap.overlaps` gives.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     rows = [row for row in rows if row["n"]]
     x = [row["density"] for row in rows]
     marker, line, colour = STYLES[TICKET]
@@ -206,69 +196,13 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
         x, means, yerr=spans, label="replicates' masks", marker=marker, linestyle=line, color=colour, capsize=2.5
     )
     marker, line, colour = STYLES["random_mask"]
-    axes.plot(x, [row["chance"] for row in rows], label="chance, at the same layer-wise densities",
-              marker=marker, linestyle=line, color=colour)  # fmt: skip
+    # on top and hollow: where the masks overlap as chance has it, both can be seen
+    axes.plot(
+        x, [row["chance"] for row in rows], label="chance, at the same layer-wise densities", marker=marker,
+        linestyle=line, color=colour, markersize=9, markerfacecolor="none", zorder=3,
+    )  # fmt: skip
     axes.set_ylabel("Jaccard overlap (shared / either)")
     axes.set_ylim(0, 1.03)
-    _density_axis(axes, set(x))
-    _legend(figure, axes)
+    density_axis(axes, set(x))
+    add_legend(figure, axes)
     return figure
-
-
-def label(control: str) -> str:
-    """A control's name as plots write it."""
-    return control.replace("_", " ")
-
-
-def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the values, evenly spread, first and last among them."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
-
-
-def save(figure: Figure, folder: str | os.PathLike, name: str) -> list[Path]:
-    """Write `name.png` (at 150 dots an inch) and `name.svg` into the folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with matplotlib.rc_context(_RC):
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
-
-
-def _figure() -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(7.2, 4.3), layout="constrained")
-        return figure, figure.add_subplot()
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            loc="outside upper center", ncols=min(4, len(handles)), fontsize=9, frameon=False, handlelength=3.2
-        )
-
-
-def _density_axis(axes: Axes, densities: set[float]) -> None:
-    """A log axis on which density falls to the right, with the measured densities as ticks (the papers' P_m)."""
-    axes.set_xscale("log")
-    axes.set_xlabel("weights remaining (density, log scale)")
-    found = sorted((d for d in densities if d > 0), reverse=True)
-    if not found:
-        return
-    ticks = [found[i] for i in spread(range(len(found)), 9)]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([text.percent(tick) for tick in ticks]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    room = (found[0] / found[-1]) ** 0.04 * 1.03
-    axes.set_xlim(found[0] * room, found[-1] / room)
-
-
-def _percent_ticks(axis, lowest: float) -> None:
-    ticks = [t for t in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 1e-4) if t >= lowest / 2.5]
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FixedFormatter([text.percent(tick) for tick in ticks]))
-    axis.set_minor_locator(NullLocator())

@@ -120,7 +120,35 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         raise ValueError(
             f"nothing has finished in '{output_dir}' yet: results.jsonl holds no whole line; run it again"
         )
-    return Results([units[unit] for unit in sorted(units)], notes)
+    lines = [units[unit] for unit in sorted(units)]
+    _require_one_recipe(lines, output_dir)
+    return Results(lines, notes + _shared_seeds(lines))
+
+
+def _require_one_recipe(lines: list[Line], output_dir: str | os.PathLike) -> None:
+    """Means over replicates of two recipes mean nothing: refuse them where the lines give them away."""
+    first: dict[tuple, Line] = {}
+    for line in lines:
+        for key, group in (("prunable", ()), ("steps", (line["control"], line["round"]))):
+            other = first.setdefault((key, *group), line)
+            if line.get(key) != other.get(key):
+                raise ValueError(
+                    f"the units of '{output_dir}' are not of one recipe: {key} is {other.get(key)} in "
+                    f"{unit_name(unit_of(other))}, and {line.get(key)} in {unit_name(unit_of(line))}; "
+                    "give each recipe an output_dir of its own"
+                )
+
+
+def _shared_seeds(lines: list[Line]) -> list[str]:
+    by_seed: dict[int, set[int]] = {}
+    for line in lines:
+        if "seed" in line:
+            by_seed.setdefault(line["seed"], set()).add(line["replicate"])
+    return [
+        f"Replicates {', '.join(map(str, sorted(replicates)))} share seed {seed}: one observation, not several."
+        for seed, replicates in by_seed.items()
+        if len(replicates) > 1
+    ]
 
 
 def _parse(text: str) -> Line | None:
@@ -137,6 +165,13 @@ def unit_of(line: Line) -> Unit:
     return int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0))
 
 
+def unit_folder(output_dir: Path, unit: Unit) -> Path:
+    """Where a unit's mask, weights and trainer_state.json lie."""
+    replicate, round, control, sample = unit
+    folder = output_dir / f"replicate-{replicate}" / f"round-{round:02d}"
+    return folder if control == TICKET else folder / f"{control}-{sample}"
+
+
 def unit_name(unit: Unit) -> str:
     """A unit in words, for lists of what is missing."""
     replicate, round, control, sample = unit
@@ -148,22 +183,27 @@ def missing_units(results: Results, recipe: Mapping[str, Any] | None = None) -> 
     """Units that should be there and have not finished.
 
     Every replicate must have each (round, control, sample) that any replicate has; and, when the resolved recipe is
-    given, there are to be `experiment.replicates` replicates, each with the ticket at every round up to
-    `lottery.num_rounds`.
+    given, all that it plans.
     """
-    recipe = recipe or {}
-    experiment = recipe.get("experiment") or {}
-    lottery = recipe.get("lottery") or {}
     finished = {unit_of(line) for line in results.lines}
-    replicates = set(results.replicates()) | set(range(int(experiment.get("replicates") or 0)))
-    wanted = {unit[1:] for unit in finished}
-    if "num_rounds" in lottery:
-        wanted |= {(round, TICKET, 0) for round in range(int(lottery["num_rounds"]) + 1)}
-    everything = {(replicate, *rest) for replicate in replicates for rest in wanted}
-    return sorted(everything - finished)
+    seen = {(replicate, *unit[1:]) for replicate in results.replicates() for unit in finished}
+    return sorted((seen | planned_units(recipe or {})) - finished)
 
 
-def absent_controls(results: Results, recipe: Mapping[str, Any]) -> list[str]:
-    """Controls that the recipe's `experiment.controls` names and of which nothing has finished."""
-    named = (recipe.get("experiment") or {}).get("controls") or []
-    return [name for name in named if name not in results.controls() and name != "dense"]
+def planned_units(recipe: Mapping[str, Any]) -> set[Unit]:
+    """The units of a resolved recipe: `experiment.replicates` × the ticket's rounds and those of its controls.
+
+    Args:
+        recipe: as recipe.yaml reads; controls as a list of names or as name -> {rounds, per_ticket}.
+    """
+    experiment, num_rounds = recipe.get("experiment") or {}, (recipe.get("lottery") or {}).get("num_rounds")
+    if num_rounds is None:
+        return set()
+    units = {(round, TICKET, 0) for round in range(num_rounds + 1)}
+    controls = experiment.get("controls") or {}
+    for name in controls:
+        options = (controls[name] if isinstance(controls, dict) else None) or {}
+        if name in CONTROLS:
+            rounds = options.get("rounds") or range(1, num_rounds + 1)
+            units |= {(round, name, sample) for round in rounds for sample in range(options.get("per_ticket", 1))}
+    return {(replicate, *unit) for replicate in range(experiment.get("replicates", 1)) for unit in units}

@@ -37,9 +37,10 @@ def difference(number: float, metric: str, signed: bool = True) -> str:
     if math.isnan(number):
         return NOTHING
     sign = "+" if signed else ""
+    # + 0.0 turns a rounded −0.0 into 0.0
     if is_fraction(metric):
-        return f"{100 * number:{sign}.2f}".replace("-", "−") + " points"
-    return f"{number:{sign}.3g}".replace("-", "−")
+        return f"{round(100 * number, 2) + 0.0:{sign}.2f}".replace("-", "−") + " points"
+    return f"{number + 0.0:{sign}.3g}".replace("-", "−")
 
 
 def with_range(found: Estimate, metric: str) -> str:
@@ -66,3 +67,21 @@ def steps(found: Estimate) -> str:
     if found.n == 1 or found.minimum == found.maximum:
         return f"{found.mean:,.0f}"
     return f"{found.mean:,.0f} ({found.minimum:,.0f}–{found.maximum:,.0f})"
+
+
+def steps_difference(found: Estimate) -> str:
+    """+400 steps [+310, +490]: how many steps earlier, with the 95% interval."""
+    text = f"{_whole(found.mean)} steps"
+    if found.n >= 2:
+        text += f" [{_whole(found.low)}, {_whole(found.high)}]"
+    return text
+
+
+def _whole(number: float) -> str:
+    rounded = round(number)
+    return f"{rounded:+,d}".replace("-", "−") if rounded else "0"
+
+
+def times(ratio: float) -> str:
+    """A speed-up: 2.51×."""
+    return NOTHING if math.isnan(ratio) else f"{ratio:.2f}×"

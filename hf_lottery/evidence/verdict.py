@@ -158,6 +158,11 @@ def _finding(found: Estimate, above: float, below: float) -> Finding:
     return Finding(TOO_FEW, found, on_average)
 
 
+def verdict_controls(found: Verdict) -> list[str]:
+    """The controls that the ticket was compared with at any density, in their order."""
+    return list(dict.fromkeys(control for judged in found.rounds for control in judged.better))
+
+
 def headline(found: Verdict) -> str:
     """The verdict in a sentence or two, the extreme matching density first."""
     if not found.rounds:

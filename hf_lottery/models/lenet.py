@@ -6,29 +6,25 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.images import check_images, init_glorot
+from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
 
 
-class LeNetConfig(PretrainedConfig):
+class LeNetConfig(ImageConfig):
     """LeNet's shape: the hidden layers' widths, and what goes in and out.
 
     Args:
         hidden_sizes: units of each hidden layer; [300, 100] is LeNet-300-100.
-        image_size: height and width of an image, in pixels.
-        num_channels: 1 for grey images, 3 for colour.
-        num_labels: classes; 10 unless said otherwise.
+        image_size, num_channels, num_labels: see ImageConfig.
     """
 
     model_type = "lenet"
 
-    def __init__(self, hidden_sizes=(300, 100), image_size=28, num_channels=1, num_labels=10, **kwargs):
+    def __init__(self, hidden_sizes=(300, 100), image_size=28, num_channels=1, **kwargs):
         self.hidden_sizes = list(hidden_sizes)
-        self.image_size = image_size
-        self.num_channels = num_channels
-        super().__init__(num_labels=num_labels, **kwargs)
+        super().__init__(image_size, num_channels, **kwargs)
 
 
 class LeNetForImageClassification(PreTrainedModel):
@@ -69,7 +65,4 @@ class LeNetForImageClassification(PreTrainedModel):
         x = pixel_values.flatten(1)
         for layer in self.hidden:
             x = F.relu(layer(x))
-        logits = self.classifier(x)
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        output = ImageClassifierOutput(loss=loss, logits=logits)
-        return output if return_dict is not False else output.to_tuple()
+        return classify(self.classifier(x), labels, return_dict, ImageClassifierOutput)

@@ -1,4 +1,4 @@
-"""Who goes: exactly the `count` lowest scores, over all tensors together or group by group."""
+"""Who goes: exactly the `count` lowest scores, over all tensors together or group by group, at any size."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.pieces import Piece, Pieces, tensor
+from hf_lottery.pruning.shards import Shards
+from hf_lottery.pruning.threshold import find_threshold
+from hf_lottery.pruning.ties import last_ties
 
 
 def select(
@@ -15,16 +19,21 @@ def select(
     alive: Mask,
     count: int,
     key: Callable[[Tensor], Tensor] | None = None,
+    shards: Shards | None = None,
 ) -> Mask:
     """Keep all but the `count` lowest-scoring alive weights, over all tensors together.
 
     Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 equals 0.
+    Scores are read where they lie, in runs that fit a cache, and never copied, sorted or joined: beside the mask that is
+    returned, memory is O(2^20), whatever the size.
 
     Args:
         scores: name -> score, any float dtype, shaped as the parameter. NaN is an error where the weight is alive.
         alive: which weights may be removed; its names are those of `scores`.
         count: how many to remove, 0 <= count <= alive.count().
-        key: an elementwise function applied to the scores; `torch.abs` on weights selects by magnitude.
+        key: an elementwise function applied to the scores, run by run; `torch.abs` on weights selects by magnitude.
+        shards: where these are a process's parts of larger tensors: `count` is then over all processes, all of which call
+            this together, and each gets the mask of its own parts, the same as one process would find.
 
     Returns:
         The new mask, on the devices of `alive`; never over a weight that `alive` has pruned already.
@@ -34,22 +43,11 @@ def select(
 
     Source: global magnitude pruning, Frankle et al. 2020 (arXiv 1912.05671), Algorithm 2.
     """
-    _check(scores, alive, count)
-    names = sorted(scores)
-    result = {name: alive[name].clone(memory_format=torch.contiguous_format) for name in names}
-    pools = []
-    for name in names:
-        chosen = scores[name].detach().flatten()[alive[name].to(scores[name].device).flatten()]
-        pools.append(_comparable(chosen, key, name).double().cpu())
-    # a stable sort of scores laid out by (name, flat index) breaks ties by just that
-    gone = torch.cat(pools).argsort(stable=True)[:count] if pools else torch.empty(0, dtype=torch.long)
-    removed = torch.zeros(sum(len(pool) for pool in pools), dtype=torch.bool)
-    removed[gone] = True
-    start = 0
-    for name, pool in zip(names, pools, strict=True):
-        result[name][alive[name]] = ~removed[start : start + len(pool)].to(result[name].device)
-        start += len(pool)
-    return Mask({name: result[name] for name in alive})
+    kept = _check(scores, alive, shards)
+    total = sum(kept.values())
+    if not 0 <= count <= total:
+        raise ValueError(f"cannot remove {count} weights: {total} are alive")
+    return _select(scores, alive, kept, count, key, shards)
 
 
 def prune(
@@ -59,6 +57,7 @@ def prune(
     rates: Mapping[str, float] | None = None,
     scope: str = "layer",
     key: Callable[[Tensor], Tensor] | None = None,
+    shards: Shards | None = None,
 ) -> Mask:
     """One pruning: remove n = round(rate · alive) of the lowest-scoring alive weights of every group.
 
@@ -68,14 +67,14 @@ def prune(
         rate: share of the alive weights that goes, 0 <= rate <= 1.
         rates: parameter name -> its own rate instead of `rate`; 0 leaves the tensor alone.
         scope: "layer": every tensor is a group. "global": tensors of the same rate are compared with one another.
-        key: as for `select`.
+        key, shards: as for `select`.
 
     Raises:
         ValueError: as `select`; a rate outside [0, 1], a name of `rates` that is not in `alive`, or an unknown scope.
 
-    Source: Frankle & Carbin 2019 (arXiv 1803.03635), Strategy 1 (layer-wise for LeNet and Conv, global for ResNet and VGG).
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635), Strategy 1: layer-wise for LeNet and Conv, global for ResNet and VGG.
     """
-    _check(scores, alive, 0)
+    kept = _check(scores, alive, shards)
     rate_of = _rate_of_each(alive, rate, rates or {})
     if scope == "layer":
         groups = [[name] for name in alive]
@@ -85,9 +84,9 @@ def prune(
         raise ValueError(f"scope is {scope!r}; it must be one of layer, global")
     result = {}
     for names in groups:
-        group = Mask({name: alive[name] for name in names})
-        count = round(rate_of[names[0]] * group.count())
-        result.update(select({name: scores[name] for name in names}, group, count, key))
+        of_group = {name: kept[name] for name in names}
+        count = round(rate_of[names[0]] * sum(of_group.values()))
+        result.update(_select({name: scores[name] for name in names}, alive, of_group, count, key, shards))
     return Mask({name: result[name] for name in alive})
 
 
@@ -102,12 +101,14 @@ def _rate_of_each(alive: Mask, rate: float, rates: Mapping[str, float]) -> dict[
     return rate_of
 
 
-def _check(scores: Mapping[str, Tensor], alive: Mask, count: int) -> None:
+def _check(scores: Mapping[str, Tensor], alive: Mask, shards: Shards | None) -> dict[str, int]:
+    """Name -> how many weights are alive, over all processes."""
     if scores.keys() != alive.keys():
         odd = sorted(scores.keys() ^ alive.keys())[0]
-        where, other = ("scores", "the mask") if odd in scores else ("the mask", "the scores")
+        where, other = ("the scores", "the mask") if odd in scores else ("the mask", "the scores")
         raise ValueError(f"'{odd}' is in {where} but not in {other}; give both for the same tensors")
-    for name, score in scores.items():
+    for name in alive:
+        score = scores[name]
         if score.shape != alive[name].shape:
             raise ValueError(
                 f"the scores of '{name}' have shape {tuple(score.shape)} and its mask {tuple(alive[name].shape)}; "
@@ -115,16 +116,42 @@ def _check(scores: Mapping[str, Tensor], alive: Mask, count: int) -> None:
             )
         if not score.dtype.is_floating_point:
             raise ValueError(f"the scores of '{name}' have dtype {score.dtype}; give a float dtype")
-    total = alive.count() if count else 0
-    if not 0 <= count <= total:
-        raise ValueError(f"cannot remove {count} weights: {alive.count()} are alive")
+    counts = torch.tensor([kept for kept, _ in alive.counts().values()], dtype=torch.int64)
+    return dict(zip(alive, _sum(counts, shards).tolist(), strict=True))
 
 
-def _comparable(scores: Tensor, key: Callable[[Tensor], Tensor] | None, name: str) -> Tensor:
-    if key is not None:
-        scores = key(scores)
-    if scores.isnan().any():
-        raise ValueError(
-            f"a score of '{name}' is NaN; look for the first step at which the loss or its gradients were not finite"
+def _sum(counts: Tensor, shards: Shards | None) -> Tensor:
+    return counts if shards is None else shards.all_reduce(counts)
+
+
+def _select(scores, alive, kept: Mapping[str, int], count: int, key, shards: Shards | None) -> Mask:
+    """`select` among the tensors of `kept` (name -> alive weights over all processes), everything checked."""
+    names = sorted(kept)
+    if count == 0:
+        return Mask({name: alive[name].clone() for name in names})
+    if shards is None:
+        whole, offsets = {name: alive[name].numel() for name in names}, dict.fromkeys(names, 0)
+    else:
+        whole, offsets = {name: shards.shapes[name].numel() for name in names}, shards.offsets
+    dense = {name for name in names if kept[name] == whole[name]}
+    pieces = Pieces({name: scores[name] for name in names}, alive, dense, key)
+    threshold = find_threshold(pieces, sum(kept.values()), count, lambda counts: _sum(counts, shards))
+    if threshold.remove == threshold.ties:
+        last_tie = pieces.numel
+    else:
+        last_tie = last_ties(
+            pieces, threshold.value, threshold.remove, lambda counts: _sum(counts, shards), whole, offsets
         )
-    return scores
+    result = {name: torch.empty_like(alive[name], memory_format=torch.contiguous_format) for name in names}
+
+    def write(piece: Piece) -> None:
+        keep = piece.values > threshold.value
+        first_kept = max(last_tie[piece.name] + 1 - piece.start, 0)
+        if first_kept < len(keep):
+            keep[first_kept:] = piece.values[first_kept:] >= threshold.value
+        if piece.alive is not None:
+            keep &= piece.alive
+        result[piece.name].view(-1)[piece.start : piece.start + len(keep)] = tensor(keep)
+
+    pieces.each(write)
+    return Mask(result)

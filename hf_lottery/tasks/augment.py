@@ -49,9 +49,5 @@ class Augment:
 
 def crop(images: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
     """A window of `size` (height, width) from each image [n, channels, H, W], its corner at offsets int64 [n, 2]."""
-    height, width = size
-    n = torch.arange(len(images))[:, None, None]
-    rows = (offsets[:, 0, None] + torch.arange(height))[:, :, None]
-    columns = (offsets[:, 1, None] + torch.arange(width))[:, None, :]
-    # indices apart from the channels' slice come first in the result: [n, height, width, channels]
-    return images[n, :, rows, columns].permute(0, 3, 1, 2)
+    windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view: [n, channels, row, column, height, width]
+    return windows[torch.arange(len(images)), :, offsets[:, 0], offsets[:, 1]]

@@ -62,10 +62,18 @@ def architecture_config(architecture: str, config: dict[str, Any]) -> Pretrained
             f"model.architecture is {architecture!r}; it must be a model type of transformers, such as vit, or one of "
             f"hf_lottery's{hint}"
         )
+    # a config keeps arguments that it does not know, so a misspelt one would do nothing
+    config_class = CONFIG_MAPPING[architecture]
+    known = {*config_class().to_dict(), *config_class.attribute_map, "num_labels", "attn_implementation"}
+    for key in config:
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"see the arguments of {config_class.__name__}"
+            raise ValueError(f"model.config.{key} is no argument of the architecture {architecture}: {hint}")
     try:
         return AutoConfig.for_model(architecture, **config)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model.config does not fit {architecture}: {error}") from error
+        raise ValueError(f"model.config does not fit the architecture {architecture}: {error}") from error
 
 
 def locate(name_or_path: str) -> str:

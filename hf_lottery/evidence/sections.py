@@ -1,0 +1,185 @@
+"""The report's sections: what is said, which table and which plot stand under which heading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hf_lottery.evidence import figures, plots, text
+from hf_lottery.evidence.curves import learning_curve
+from hf_lottery.evidence.overlap import overlaps
+from hf_lottery.evidence.results import TICKET, Results
+from hf_lottery.evidence.table import caption, rows
+from hf_lottery.evidence.verdict import Finding, Verdict, verdict_controls
+
+Table = tuple[list[str], list[list[str]]]  # headings, rows
+
+
+@dataclass
+class Section:
+    """A part of the report: a heading, sentences, and a table or a plot (file name without ending, figure)."""
+
+    heading: str
+    sentences: list[str] = field(default_factory=list)
+    table: Table | None = None
+    plot: tuple[str, Figure] | None = None
+
+
+def make_sections(output_dir: Path, results: Results, found: Verdict, bars: str) -> list[Section]:
+    """All sections for which there is something to show."""
+    return [
+        _metric(results, bars),
+        *judgement(found),
+        *_speed(results, bars),
+        *_curves(output_dir, results, found),
+        *_layers(results),
+        *_overlap(output_dir, results),
+        _method(found),
+    ]
+
+
+def _metric(results: Results, bars: str) -> Section:
+    return Section(
+        f"Test {results.metric} against density",
+        [caption(results), _bars(bars)],
+        rows(results),
+        (results.metric, plots.metric_against_density(results, bars=bars)),
+    )
+
+
+def _bars(bars: str) -> str:
+    what = "smallest and largest value over replicates" if bars == "min-max" else "95% Student-t interval"
+    return f"Bars: {what}. Points at one density are set apart sideways so that none hides another."
+
+
+def judgement(found: Verdict) -> list[Section]:
+    """The table of yes, no and too few replicates; nothing while there is no round to judge."""
+    if not found.rounds:
+        return []
+    controls = verdict_controls(found)
+    headings = ["density", "matching dense?", *(f"better than {control}?" for control in controls)]
+    headings += ["earlier than dense?", "speed-up"]
+    body = []
+    for r in found.rounds:
+        row = [text.percent(r.density), _cell(r.matching, found.metric)]
+        row += [_cell(r.better[c], found.metric) if c in r.better else text.NOTHING for c in controls]
+        row += [_steps_cell(r.earlier), text.times(r.speedup)]
+        body.append(row)
+    margin = text.difference(found.tolerance, found.metric, signed=False)
+    sentence = (
+        f"Matching: test {found.metric} at the end of training within {margin} of dense. A difference is the mean "
+        "over paired replicates, signed so that + favours the ticket, with its 95% interval and the number n of "
+        "pairs. Speed-up: dense early-stop step / the ticket's."
+    )
+    return [Section("Verdict by density", [sentence], (headings, body))]
+
+
+def _cell(finding: Finding, metric: str) -> str:
+    if not finding.difference.n:
+        return finding.answer
+    return f"{finding.answer} ({text.with_interval(finding.difference, metric)}, n = {finding.difference.n})"
+
+
+def _steps_cell(finding: Finding) -> str:
+    if not finding.difference.n:
+        return finding.answer
+    return f"{finding.answer} ({text.steps_difference(finding.difference)}, n = {finding.difference.n})"
+
+
+def _speed(results: Results, bars: str) -> list[Section]:
+    metric = results.metric
+    sections = []
+    if any(results.values("early_stop_step", TICKET, round) for round in results.rounds()):
+        sentence = (
+            "The step of minimum validation loss, found afterwards: training ran its full budget. Lower is faster."
+        )
+        plot = ("early-stop-step", plots.early_stop_against_density(results, bars))
+        sections.append(Section("Early-stop step against density", [sentence, _bars(bars)], plot=plot))
+    if any(results.values(f"early_stop_test_{metric}", TICKET, round) for round in results.rounds()):
+        plot = (f"early-stop-{metric}", plots.metric_against_density(results, early_stop=True, bars=bars))
+        sections.append(Section(f"Test {metric} at the early-stop step", [_bars(bars)], plot=plot))
+    return sections
+
+
+def _curves(output_dir: Path, results: Results, found: Verdict) -> list[Section]:
+    metric = results.metric
+    key = f"test_{metric}"
+    sentence = f"Test {metric} during training: mean over replicates and samples, band min–max."
+    sections = []
+
+    own = {}
+    for round in figures.spread(results.rounds(), 5):
+        own[text.percent(results.density(TICKET, round))] = learning_curve(
+            output_dir, results.select(TICKET, round), key
+        )
+    own = {name: curve for name, curve in own.items() if curve}
+    if own:
+        plot = ("learning-curves", plots.learning_curves(own, metric, f"test {metric}"))
+        sections.append(Section("Learning curves of the ticket", [sentence], plot=plot))
+
+    compared = [round for round in results.rounds() if any(results.select(c, round) for c in results.controls())]
+    if not compared:
+        return sections
+    # where the question is decided: the extreme matching density, or else the sparsest that has controls
+    best = found.extreme or found.extreme_on_average
+    round = best.round if best and best.round in compared else compared[-1]
+    lines = {figures.label(control): results.select(control, round) for control in [TICKET, *results.controls()]}
+    lines["dense"] = results.select(TICKET, 0)
+    curves = {name: learning_curve(output_dir, found_lines, key) for name, found_lines in lines.items()}
+    curves = {name: curve for name, curve in curves.items() if curve}
+    if len(curves) > 1:
+        at = text.percent(results.density(TICKET, round))
+        plot = ("learning-curves-controls", plots.learning_curves(curves, metric, f"test {metric}"))
+        sections.append(Section(f"Learning curves at {at} density, with controls", [sentence], plot=plot))
+    return sections
+
+
+def _layers(results: Results) -> list[Section]:
+    if not any(line["round"] and line.get("densities") for line in results.lines if line["control"] == TICKET):
+        return []
+    sentence = "Kept / all weights of every masked tensor of the ticket, counted from its masks."
+    return [Section("Density per layer", [sentence], plot=("density-per-layer", plots.density_per_layer(results)))]
+
+
+def _overlap(output_dir: Path, results: Results) -> list[Section]:
+    shared = [row for row in overlaps(output_dir, results) if row["n"]]
+    if not shared:
+        return []
+    body = [
+        [
+            text.percent(row["density"]),
+            f"{row['jaccard']:.3f} ({row['minimum']:.3f}–{row['maximum']:.3f})",
+            f"{row['chance']:.3f}",
+            str(row["n"]),
+        ]
+        for row in shared
+    ]
+    sentence = (
+        "Jaccard overlap of the kept weights (kept by both / by either), over all pairs of replicates, and what two "
+        "random masks of the same layer-wise densities share on average."
+    )
+    plot = ("mask-overlap", plots.overlap_against_density(shared))
+    return [
+        Section("Mask overlap between replicates", [sentence], (["density", "overlap", "chance", "pairs"], body), plot)
+    ]
+
+
+def _method(found: Verdict) -> Section:
+    margin = text.difference(found.tolerance, found.metric, signed=False)
+    return Section(
+        "How it was judged",
+        [
+            "A replicate is the whole experiment under another seed; a control's samples within a replicate are "
+            "averaged before anything else.",
+            "Differences are paired by replicate; intervals are 95% Student-t intervals of the mean difference, each "
+            "density and control by itself, without a correction for judging several.",
+            f"Matching: yes when the whole interval lies above −{margin}, no when it lies below. Better: yes when it "
+            f"lies above 0, no when it lies below {margin} (any advantage is smaller than the tolerance). Earlier: "
+            "yes when it lies above 0 steps, no when below. Otherwise, and with fewer than 3 replicates: too few "
+            "replicates to say.",
+            "Densities are counted from the masks. The early-stop step is the evaluated step of minimum validation "
+            "loss, so it is known to within the evaluation interval.",
+        ],
+    )

@@ -1,0 +1,103 @@
+"""Starting several processes for one run, and what is checked once they have met."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_lottery.bundled import LAUNCHER_CONFIGS, bundled_folder
+
+LAUNCHERS = ("single", "ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3")
+
+
+def relaunch(launcher: str, arguments: Sequence[str]) -> int:
+    """Run `hf-lottery ARGUMENTS` again, on several processes of this machine; returns the exit status.
+
+    Args:
+        launcher: `NAME:N`: N processes as the bundled `recipes/accelerate/NAME.yaml` says, such as `ddp:2`.
+        arguments: what the command line was, without the launcher: `run RECIPE [SECTION.KEY=VALUE ...]`.
+
+    Raises:
+        ValueError: there is no such launcher, or N is no number.
+    """
+    name, _, count = launcher.partition(":")
+    if name not in LAUNCHERS or not count.isdigit() or int(count) < 1:
+        raise ValueError(
+            f"--launcher is '{launcher}'; it must be NAME:N, N processes under one of {', '.join(LAUNCHERS)}, "
+            "such as ddp:2"
+        )
+    if name in ("single", "ddp"):  # `accelerate launch` starts one process on a machine without GPUs
+        starter = ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
+    else:
+        config = bundled_folder() / LAUNCHER_CONFIGS / f"{name}.yaml"
+        starter = ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", count]
+    return subprocess.call([sys.executable, "-m", *starter, "-m", "hf_lottery", *arguments])
+
+
+def require_devices(use_cpu: bool) -> None:
+    """Refuse more processes on this machine than it has devices for, before their first communication fails.
+
+    Raises:
+        ValueError: a launcher started too many.
+    """
+    import torch
+
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    on_gpus = torch.cuda.is_available() and not use_cpu
+    there, kind = (torch.cuda.device_count(), "GPU") if on_gpus else (os.cpu_count() or 1, "CPU core")
+    if started > there:
+        raise ValueError(
+            f"{started} processes were started on this machine, which has {there} {kind}{'s' * (there != 1)}: "
+            f"launch at most {there} (--nproc_per_node of torchrun, --num_processes of accelerate launch)"
+        )
+
+
+def require_same_recipe(text: str) -> None:
+    """Stop every rank if one was started with another recipe.
+
+    Args:
+        text: the recipe as resolved.
+
+    Raises:
+        ValueError: on all ranks alike.
+    """
+    from hf_lottery.distributed import require_agreement
+
+    require_agreement("recipe", _sha256(text.encode()), "start every rank with the same recipe and overrides")
+
+
+def require_same_data(data) -> None:
+    """Stop every rank if one has read other data: their sizes, and 32 examples of each part, are compared.
+
+    Args:
+        data: a TaskData.
+
+    Raises:
+        ValueError: on all ranks alike.
+    """
+    from hf_lottery.distributed import require_agreement, world_size
+
+    if world_size() == 1:
+        return
+    seen = hashlib.sha256()
+    for part in (data.train, data.validation, data.test):
+        seen.update(str(len(part)).encode())
+        for index in range(0, len(part), max(1, len(part) // 32)):
+            example = part[index]
+            for key in sorted(example):
+                seen.update(key.encode() + _bytes(example[key]))
+    require_agreement("data set", seen.hexdigest(), "give every node the same files")
+
+
+def _bytes(value) -> bytes:
+    import torch
+
+    return value.contiguous().numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

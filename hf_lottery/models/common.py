@@ -1,0 +1,71 @@
+"""What the networks share: a config's fields, the paper's initialisation, a check of the images' shape, the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig
+from transformers import initialization as init
+from transformers.modeling_outputs import ModelOutput
+
+
+class ImageConfig(PretrainedConfig):
+    """What goes in and out of an image network.
+
+    Args:
+        image_size: height and width of an image, in pixels.
+        num_channels: 1 for grey images, 3 for colour.
+        num_labels: classes.
+    """
+
+    def __init__(self, image_size=32, num_channels=3, num_labels=10, **kwargs):
+        self.image_size = image_size
+        self.num_channels = num_channels
+        super().__init__(**with_labels(kwargs, num_labels))
+
+
+def with_labels(kwargs: dict[str, Any], num_labels: int) -> dict[str, Any]:
+    """`kwargs` of a config, with num_labels: a saved one has it as id2label, which a default must not override."""
+    return kwargs if "id2label" in kwargs else {**kwargs, "num_labels": num_labels}
+
+
+def init_glorot(module: nn.Module) -> None:
+    """Initialise one layer as the paper does: Gaussian Glorot weights, std √(2 / (fan_in + fan_out)), and zero biases.
+
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635 v5), Figure 2; Glorot & Bengio 2010.
+    """
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        init.xavier_normal_(module.weight)
+        if module.bias is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+        init.zeros_(module.running_mean)
+        init.ones_(module.running_var)
+        init.zeros_(module.num_batches_tracked)
+
+
+def check_images(pixel_values: Tensor, config: ImageConfig) -> None:
+    """Raise ValueError unless the images [batch, channels, height, width] have the shape that `config` says."""
+    expected = (config.num_channels, config.image_size, config.image_size)
+    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+        raise ValueError(
+            f"images of shape {tuple(pixel_values.shape[1:])} came to a {config.model_type} built for {expected} "
+            "(channels, height, width): set the config's num_channels and image_size to the images', or resize them"
+        )
+
+
+def classify(
+    logits: Tensor, labels: Tensor | None, return_dict: bool | None, output_class: type[ModelOutput]
+) -> ModelOutput | tuple[Tensor, ...]:
+    """A model's answer: logits [batch, classes], and with labels int64 [batch] their mean cross entropy as `loss`."""
+    # in float32 under autocast too: bf16's eight bits are too few for a log-sum-exp
+    loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+    output = output_class(loss=loss, logits=logits)
+    return output if return_dict is not False else output.to_tuple()

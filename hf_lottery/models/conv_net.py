@@ -1,0 +1,79 @@
+"""ConvNet: Conv-2, Conv-4 and Conv-6 of the paper, small VGG-like networks, as a transformers model."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
+
+
+class ConvNetConfig(ImageConfig):
+    """A ConvNet's shape.
+
+    Args:
+        blocks: channels of the 3 × 3 convolutions of each block; a block ends in 2 × 2 max-pooling. [[64, 64]] is
+            Conv-2, [[64, 64], [128, 128]] Conv-4, and with [256, 256] more Conv-6.
+        hidden_sizes: units of the hidden linear layers.
+        image_size, num_channels, num_labels: see ImageConfig.
+    """
+
+    model_type = "conv-net"
+
+    def __init__(self, blocks=((64, 64),), hidden_sizes=(256, 256), **kwargs):
+        self.blocks = [list(block) for block in blocks]
+        self.hidden_sizes = list(hidden_sizes)
+        super().__init__(**kwargs)
+
+
+class ConvNetForImageClassification(PreTrainedModel):
+    """Blocks of convolutions, then linear layers, with ReLU between all of them; no batch norm.
+
+    Gaussian Glorot weights, zero biases. Conv-2 has 4,300,992 weights, Conv-4 2,425,024 and Conv-6 2,261,184.
+
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635 v5), Figure 2.
+    """
+
+    config_class = ConvNetConfig
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
+
+    def __init__(self, config: ConvNetConfig):
+        super().__init__(config)
+        channels = [config.num_channels, *(c for block in config.blocks for c in block)]
+        self.conv = nn.ModuleList(nn.Conv2d(n, m, 3, padding=1) for n, m in pairwise(channels))
+        side = config.image_size // 2 ** len(config.blocks)
+        sizes = [channels[-1] * side**2, *config.hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(sizes))
+        self.classifier = nn.Linear(sizes[-1], config.num_labels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_glorot(module)
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """Classify a batch of images.
+
+        Args:
+            pixel_values: float [batch, num_channels, image_size, image_size].
+            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
+
+        Raises:
+            ValueError: the images have another shape than the config says.
+        """
+        check_images(pixel_values, self.config)
+        x, layers = pixel_values, iter(self.conv)
+        for block in self.config.blocks:
+            for _ in block:
+                x = F.relu(next(layers)(x))
+            x = F.max_pool2d(x, 2)
+        x = x.flatten(1)
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+        return classify(self.classifier(x), labels, return_dict, ImageClassifierOutput)

@@ -1,0 +1,109 @@
+"""A ticket -> its folder: ticket.json, the tensors, the card, and if asked for the trained network and the plots."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_lottery.provenance import dtype_name
+from hf_lottery.ticket_files import file_record, write_mask, write_rewind
+from hf_lottery.ticket_format import CARD_FILE, FILES, JSON_FILE, MASK_FILE, REWIND_FILE, SCHEMA, validate
+from hf_lottery.ticket_json import TicketError, dump, parse
+from hf_lottery.ticket_model import write_model
+
+if TYPE_CHECKING:
+    from hf_lottery.ticket import Ticket
+
+_NOT_IN_JSON = ("base_tensors",)  # they have fields of another form there
+
+
+def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None, plots: Iterable[Path]) -> None:
+    """Write all files of `ticket` into `folder`; ticket.json last, so that it never lists what is not there.
+
+    Args, Raises: as in `Ticket.save_pretrained`.
+    """
+    plots = list(plots)
+    for plot in plots:
+        if not FILES.fullmatch(plot.name):
+            raise TicketError(f"the plot '{plot.name}' is not named like 'accuracy.png': letters, digits, _ and -")
+    tensors = tensor_table(ticket)
+    values = {name: value for name, value in ticket.rewind.tensors.items() if tensors[name]["theta"] != "base"}
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [MASK_FILE]
+    encoding = write_mask(folder / MASK_FILE, ticket.mask, compress)
+    if values:
+        dense = [name for name in values if tensors[name]["theta"] == "dense"]
+        write_rewind(folder / REWIND_FILE, values, ticket.mask, dense)
+        files.append(REWIND_FILE)
+    else:
+        (folder / REWIND_FILE).unlink(missing_ok=True)
+    if model is not None:
+        files += write_model(folder, model, ticket.mask, ticket.pruned_becomes)
+    for plot in plots:
+        if plot.resolve() != (folder / plot.name).resolve():
+            shutil.copyfile(plot, folder / plot.name)
+        files.append(plot.name)
+    document = {
+        **{key: value for key, value in ticket.info.items() if key not in _NOT_IN_JSON},
+        "format": "hf_lottery_ticket",
+        "schema": SCHEMA,
+        "mask_true_means": "kept",
+        "mask_encoding": encoding,
+        "rewind_step": ticket.rewind_step,
+        "fingerprint": ticket.mask.fingerprint(),
+        "tensors": tensors,
+        "files": {name: file_record(folder / name) for name in files},
+    }
+    data = dump(document)
+    validate(parse(data))  # what we would refuse to read we do not write
+    card = folder / CARD_FILE
+    existing = card.read_bytes().decode("utf-8", errors="replace") if card.is_file() else None
+    _replace(card, write_card(ticket, files, existing=existing))
+    _replace(folder / JSON_FILE, data)
+
+
+def write_card(ticket: Ticket, files: Iterable[str], repo_id: str | None = None, existing: str | None = None) -> bytes:
+    """README.md of a ticket with these files; what `existing` says outside of our part stays."""
+    # the one import from a floor above: a card shows statistics, which training and loading never need
+    from hf_lottery.evidence.card import ticket_card
+
+    return ticket_card(
+        ticket.info,
+        ticket.mask.counts(),
+        rewind_step=ticket.rewind_step,
+        fingerprint=ticket.mask.fingerprint(),
+        files=list(files),
+        repo_id=repo_id,
+        existing=existing,
+    ).encode()
+
+
+def tensor_table(ticket: Ticket) -> dict[str, dict[str, Any]]:
+    """Name -> entry of ticket.json's `tensors`: where its θ_k is, its shape and dtype, how many weights are kept.
+
+    Raises:
+        TicketError: the mask is over a tensor that the rewind point has not, or of another shape.
+    """
+    base: Mapping[str, Any] = ticket.info.get("base_tensors", {})
+    tensors = {name: dict(entry) for name, entry in base.items()}
+    for name, value in ticket.rewind.tensors.items():
+        if name not in base:
+            theta = "survivors" if name in ticket.mask and ticket.pruned_becomes == "zero" else "dense"
+            tensors[name] = {"shape": list(value.shape), "dtype": dtype_name(value), "theta": theta}
+    for name, (kept, _) in ticket.mask.counts().items():
+        if name not in tensors or tensors[name]["theta"] == "frozen":
+            raise TicketError(f"the mask is over '{name}', and the rewind point does not hold it")
+        shape = tuple(ticket.mask[name].shape)
+        if tuple(tensors[name]["shape"]) != shape:
+            raise TicketError(f"'{name}' has shape {tuple(tensors[name]['shape'])} and a mask of shape {shape}")
+        tensors[name]["kept"] = kept
+    return tensors
+
+
+def _replace(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,235 @@
+"""What every rank of a launched test does: python launched.py SETUP FOLDER, under torchrun or by hand.
+
+SETUP says which distributed type to reach. All that tests assert is written to FOLDER/rank-N.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import TensorDataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from hf_lottery import LotteryConfig, LotteryTrainer, Mask
+from hf_lottery.distributed import full, named_parameters
+from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
+from hf_lottery.rewind import RewindPoint
+
+GLOBAL_BATCH = 16
+STEPS = 6
+
+
+def model(cls=LeNetForImageClassification) -> LeNetForImageClassification:
+    """Odd widths, so that shards are uneven and their last one is padded."""
+    torch.manual_seed(0)
+    return cls(LeNetConfig(hidden_sizes=[17, 9], image_size=6))
+
+
+class NoisyLeNet(LeNetForImageClassification):
+    """Draws random numbers in training, on every rank another count of them: only a rank's own state replays them."""
+
+    def forward(self, pixel_values, **kwargs):
+        for _ in range(1 + int(os.environ.get("RANK", 0))):
+            noise = torch.randn_like(pixel_values)
+        return super().forward(pixel_values + 0.1 * noise if self.training else pixel_values, **kwargs)
+
+
+def examples(n: int = 96) -> TensorDataset:
+    g = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.randn(n, 1, 6, 6, generator=g), torch.randint(0, 10, (n,), generator=g))
+
+
+def collate(rows):
+    images, labels = zip(*rows, strict=True)
+    return {"pixel_values": torch.stack(images), "labels": torch.stack(labels)}
+
+
+class EveryStep(TrainerCallback):
+    """After every step: whether each pruned weight and its gradient are zero on this rank, and the density seen."""
+
+    def __init__(self):
+        self.trainer = None
+        self.steps = 0
+        self.masked_steps = 0
+        self.moved = []  # steps at which a pruned weight was not zero
+        self.stop_at = None  # (round, step) to die at
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+        mask = self.trainer.mask
+        for name, parameter in named_parameters(self.trainer.model).items():
+            if name in mask and not mask[name].all():
+                self.masked_steps += 1
+                pruned = weights_of(self.trainer, name, parameter)[~mask[name]]
+                if pruned.count_nonzero():
+                    self.moved.append([state.global_step, name])
+        if self.stop_at == (self.trainer._round, state.global_step):
+            raise InterruptedError
+
+
+def weights_of(trainer, name, parameter):
+    return full(parameter.detach()).cpu()
+
+
+def arguments(setup: str, folder: Path, **changes) -> TrainingArguments:
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": GLOBAL_BATCH // world,
+        "per_device_eval_batch_size": 32 // world,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "linear",
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "seed": 3,
+        **SETUPS[setup],
+        **changes,
+    }
+    args = TrainingArguments(**settings)
+    if setup == "fsdp2":  # accelerate takes FSDP for GPUs only; over gloo the same code runs all the same
+        from accelerate import PartialState
+        from accelerate.utils import DistributedType
+
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return args
+
+
+SETUPS: dict[str, dict] = {"single": {}, "ddp": {}, "fsdp2": {}}
+FSDP2_ENVIRONMENT = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "Linear",
+    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+
+
+def make(
+    setup: str, folder: Path, config: dict | None = None, network=LeNetForImageClassification, **changes
+) -> tuple[LotteryTrainer, EveryStep]:
+    watch = EveryStep()
+    trainer = LotteryTrainer(
+        model(network),
+        arguments(setup, folder, **changes),
+        data_collator=collate,
+        train_dataset=examples(),
+        eval_dataset={"validation": examples(32), "test": examples(32)},
+        callbacks=[watch],
+        lottery_config=LotteryConfig(
+            **{"num_rounds": 2, "pruning_rate": 0.4, "scope": "global", "rewind_step": 2, **(config or {})}
+        ),
+    )
+    watch.trainer = trainer
+    return trainer, watch
+
+
+def losses(trainer) -> list[float]:
+    return [record["loss"] for record in trainer.state.log_history if "loss" in record]
+
+
+def weights(trainer) -> dict[str, list[float]]:
+    tensors = RewindPoint.capture(trainer.model).tensors
+    return {name: tensors[name].double().flatten().tolist() for name in sorted(tensors)}
+
+
+def search(setup: str, folder: Path) -> dict:
+    """A whole search; then the same one, interrupted in round 1 and continued by a new trainer."""
+    trainer, watch = make(setup, folder / "whole")
+    ticket = trainer.find_ticket()
+    report = {
+        "distributed_type": str(trainer.accelerator.distributed_type.value),
+        "world_size": trainer.args.world_size,
+        "sharded": any(hasattr(p, "placements") or hasattr(p, "ds_id") for p in trainer.model.parameters()),
+        "masked_steps": watch.masked_steps,
+        "moved": watch.moved,
+        "fingerprints": [trainer.round_folder(r).result()["fingerprint"] for r in range(3)],
+        "kept": [trainer.round_folder(r).result()["kept"] for r in range(3)],
+        "ticket": ticket.mask.fingerprint(),
+        "rewind": {name: value.double().flatten().tolist() for name, value in ticket.rewind.tensors.items()},
+        "weights": weights(trainer),
+        "losses": losses(trainer),
+        "eval_loss": [trainer.round_folder(r).result()["eval_loss"] for r in range(3)],
+    }
+    broken, watch = make(setup, folder / "broken")
+    watch.stop_at = (1, 5)
+    try:
+        broken.find_ticket()
+    except InterruptedError:
+        report["interrupted"] = True
+    continued, watch = make(setup, folder / "broken")
+    again = continued.find_ticket()
+    report["continued"] = {
+        "steps": watch.steps,  # not those that were done before
+        "ticket": again.mask.fingerprint(),
+        "weights": weights(continued),
+        "moved": watch.moved,
+        "eval_loss": [continued.round_folder(r).result()["eval_loss"] for r in range(3)],
+    }
+    return report
+
+
+def replay(setup: str, folder: Path, rewind_step: int) -> dict:
+    """Rewinding under an all-ones mask, twice over: the same losses each time."""
+    settings = {"save_strategy": "no", "eval_strategy": "no"}
+    trainer, _ = make(setup, folder, {"rewind_step": rewind_step}, network=NoisyLeNet, **settings)
+    trainer.train()
+    runs = [losses(trainer)]
+    for _ in range(2):
+        trainer.rewind()
+        trainer.train()
+        runs.append(losses(trainer))
+    return {"losses": runs, "weights": weights(trainer)}
+
+
+def disagree(setup: str, folder: Path) -> str:
+    """Another mask on the last rank is an error on every rank."""
+    trainer, _ = make(setup, folder)
+    tensors = {name: kept.clone() for name, kept in trainer.mask.items()}
+    if trainer.args.process_index == trainer.args.world_size - 1:
+        next(iter(tensors.values())).view(-1)[0] = False
+    try:
+        trainer.mask = Mask(tensors)
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+def plain(setup: str, folder: Path) -> list[float]:
+    """transformers' own Trainer: what the others are compared with."""
+    trainer = Trainer(model(), arguments(setup, folder, eval_strategy="no", save_strategy="no"), collate, examples())
+    trainer.train()
+    return losses(trainer)
+
+
+def main(setup: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    report = {
+        "search": search(setup, folder),
+        "replay_0": replay(setup, folder / "replay-0", 0),
+        "replay_2": replay(setup, folder / "replay-2", 2),
+        "plain": plain(setup, folder / "plain"),
+    }
+    if setup != "single":
+        report["disagree"] = disagree(setup, folder / "disagree")
+    rank = os.environ.get("RANK", "0")
+    (folder / f"rank-{rank}.json").write_text(json.dumps(report))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

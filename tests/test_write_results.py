@@ -1,0 +1,57 @@
+"""benchmarks/write_results.py: the page of measured results."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from evidence_lines import line, lines, write_folder
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "write_results.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("write_results", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_section_an_output_folder_with_command_verdict_plots_and_tables(script, tmp_path):
+    first, second = (write_folder(tmp_path / name, lines(3)) for name in ("first", "second"))
+    (second / "command").write_text("hf-lottery run quickstart experiment.replicates=3\n")
+    page = tmp_path / "docs" / "results.md"
+    script.write_page([first, second], page)
+    text = page.read_text()
+    assert text.index("## first") < text.index("## second")
+    assert f"hf-lottery run {first / 'recipe.yaml'}" in text
+    assert "```\nhf-lottery run quickstart experiment.replicates=3\n```" in text
+    assert text.count("**Matching down to 13.7% density (round 3)") == 2
+    # 3 replicates x (5 tickets + 4 x 3 re-initialised + 4 random masks), 12.5 s each
+    assert "63 networks of 2,000 steps, 3 replicates; 13.1 minutes of training in all." in text
+    assert "![accuracy against density](results/first-accuracy.png)" in text
+    assert (page.parent / "results" / "first-accuracy.png").is_file()
+
+
+def test_what_the_paper_reports_stands_beside_what_was_measured(script, tmp_path):
+    found = [
+        line("ticket", 0, density=1.0, early_stop_step=1000, early_stop_test_accuracy=0.980),
+        line("ticket", 1, density=0.2107, early_stop_step=600, early_stop_test_accuracy=0.985),
+        line("random_reinit", 1, density=0.2107, early_stop_step=1500, early_stop_test_accuracy=0.978),
+        line("ticket", 2, density=0.0358, early_stop_step=1100, early_stop_test_accuracy=0.979),
+    ]
+    script.write_page([write_folder(tmp_path / "run", found)], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    for row in (
+        "| 21.1% | early-stop 38% earlier than dense | 600 steps against 1,000: 40% earlier, 1.67× (at 21.1%) |",
+        "| 600 steps against 1,500: 60% earlier, 2.50× (at 21.1%) |",
+        "| half a point above random re-initialisation | +0.70 points (at 21.1%) |",
+        "| 13.5% | accuracy at early-stop more than 0.3 points above dense | the run has no such density |",
+        "| 1,100 steps against 1,000: 10% later, 0.91× (at 3.58%) |",
+    ):
+        assert row in text
+
+
+def test_two_folders_of_one_name_are_refused(script, tmp_path):
+    with pytest.raises(ValueError, match="two of the output folders have one name"):
+        script.write_page([tmp_path / "a" / "run", tmp_path / "b" / "run"], tmp_path / "results.md")
