@@ -7,7 +7,6 @@ import logging
 import math
 
 import pytest
-import tiny_lm
 import torch
 from transformers import Trainer, TrainingArguments
 
@@ -16,6 +15,7 @@ from hf_lottery.tasks import causal_lm
 from hf_lottery.tasks.instructions import IGNORED, PromptTemplate, tokenise
 from hf_lottery.tasks.lm_metrics import answer_sums
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset, pack
+from tests import tiny_lm
 
 LONG = 400  # a byte a token: long enough for every prompt here
 
