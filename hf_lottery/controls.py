@@ -126,7 +126,7 @@ def _redraw_adapters(model: PeftModel) -> RewindPoint:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             for adapter in module.active_adapters:
-                module.reset_lora_parameters(adapter, init_lora_weights=True)
+                module.reset_lora_parameters(adapter, model.peft_config[adapter].init_lora_weights)
     fresh = RewindPoint.capture(model)
     before.restore(model)
     return fresh

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peft import get_peft_model
 from rich.console import Console
-from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery.distributed import barrier, from_main, is_main, require_shared_folder
@@ -18,6 +16,7 @@ from hf_lottery.evidence.table import table
 from hf_lottery.evidence.verdict import RoundVerdict, headline, verdict
 from hf_lottery.experiment import RESULTS_FILE, Experiment
 from hf_lottery.launch import require_devices, require_same_data, require_same_recipe
+from hf_lottery.network import build_network
 from hf_lottery.progress import StepCallback, UnitProgress
 from hf_lottery.recipe import Recipe, differences, load_recipe
 from hf_lottery.rounds import write_text
@@ -83,7 +82,11 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
 
 
 def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's data, read by its task."""
+    """The recipe's data, read by its task; a language model that cannot fit is refused before."""
+    if recipe.data.task == "causal_lm":
+        from hf_lottery.memory import network_size, require_fits
+
+        require_fits(recipe, network_size(recipe))
     data = task_module(recipe.data.task).load(recipe.data, recipe.model)
     require_same_data(data)
     return data
@@ -93,10 +96,7 @@ def build_trainer(
     recipe: Recipe, data: TaskData, seed: int, folder: Path, progress: UnitProgress | None = None
 ) -> LotteryTrainer:
     """A fresh trainer for one network: model and adapter drawn under `seed`, output in `folder`."""
-    model = task_module(recipe.data.task).build_model(recipe.model, data, seed)
-    if (lora := recipe.lora_config()) is not None:
-        set_seed(seed)
-        model = get_peft_model(model, lora)
+    model = build_network(recipe, data, seed)
     defaults = {
         "remove_unused_columns": False,  # our datasets give what the model takes, a batch at a time
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -113,7 +113,7 @@ def build_trainer(
         processing_class=data.processing_class,
         compute_metrics=data.compute_metrics,
         preprocess_logits_for_metrics=data.preprocess_logits_for_metrics,
-        callbacks=[StepCallback(progress)] if progress is not None else None,
+        callbacks=[*data.callbacks, *([StepCallback(progress)] if progress is not None else [])],
         lottery_config=recipe.lottery_config(),
     )
     trainer.remove_callback(PrinterCallback)  # the records are in trainer_state.json

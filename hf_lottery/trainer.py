@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed import barrier, from_main, named_parameters, require_agreement
+from hf_lottery.lora import delta_density
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.provenance import ticket_info
@@ -278,6 +279,7 @@ class LotteryMixin:
                 "last_lr_factor": self._last_lr_factor,
                 "fingerprint": self.mask.fingerprint(),
                 "densities": counts,
+                **delta_density(self.mask, self._parameters()),
             }
             trained = RewindPoint.capture(self.model, self.state.global_step, keep=self.args.should_save)
             if self.args.should_save:

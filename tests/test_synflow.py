@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hf_lottery.models.lenet import LeNetConfig
 from torch import nn
 
 from hf_lottery.mask import Mask
+from hf_lottery.models.lenet import LeNetConfig
 from hf_lottery.pruning.selection import prune
 from hf_lottery.pruning.synflow import synaptic_flow, synflow
 
