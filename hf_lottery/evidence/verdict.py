@@ -12,6 +12,9 @@ from hf_lottery.evidence.text import difference, percent
 TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.05671)
 MIN_REPLICATES = 3  # a t interval of two values is 12.7 standard errors wide on either side
 
+# the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
+LOTTERY_CONTROLS = ("random_reinit", "random_mask")
+
 YES, NO, TOO_FEW, NO_DATA = "yes", "no", "too few replicates to say", "not measured"
 
 
@@ -52,6 +55,15 @@ class RoundVerdict:
     earlier_than: dict[str, Finding]
     speedup: float
 
+    @property
+    def winning(self) -> str:
+        """Is it a winning ticket: matching, and better than random re-initialisation and random mask (if run)?"""
+        answers = [self.better[control].answer for control in LOTTERY_CONTROLS if control in self.better]
+        if not answers:
+            return NO_DATA
+        answers.append(self.matching.answer)
+        return NO if NO in answers else YES if set(answers) == {YES} else TOO_FEW
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -75,6 +87,12 @@ class Verdict:
         """The matching round of the lowest density, or None."""
         matching = [found for found in self.rounds if found.matching.answer == YES]
         return min(matching, key=lambda found: found.density, default=None)
+
+    @property
+    def winning(self) -> RoundVerdict | None:
+        """The winning ticket of the lowest density, or None."""
+        winning = [found for found in self.rounds if found.winning == YES]
+        return min(winning, key=lambda found: found.density, default=None)
 
     @property
     def extreme_on_average(self) -> RoundVerdict | None:
@@ -177,7 +195,7 @@ def headline(found: Verdict) -> str:
             f"Matching down to {percent(best.density)} density (round {best.round}): test {found.metric} within "
             f"{margin} of dense, 95% interval over {best.matching.difference.n} replicates."
         )
-        return f"{start} {_against_controls(best)}".strip()
+        return f"{start} {_against_controls(best)} {_winning(found, best)}".strip()
     if found.replicates < MIN_REPLICATES:
         by_mean = found.extreme_on_average
         rest = (
@@ -203,3 +221,18 @@ def _against_controls(found: RoundVerdict) -> str:
         if names:
             parts.append(f"{words} {', '.join(names)}.")
     return " ".join(parts)
+
+
+def _winning(found: Verdict, best: RoundVerdict) -> str:
+    """What the extreme matching density does not say: where else there is a winning ticket, or that there is none."""
+    if best.winning == YES:
+        return ""
+    if found.winning is not None:
+        at = percent(found.winning.density)
+        return f"A winning ticket, which must also beat its controls, is shown down to {at}."
+    matching = [judged for judged in found.rounds if judged.matching.answer == YES and judged.winning != NO_DATA]
+    if not matching:
+        return ""
+    if all(judged.winning == NO for judged in matching):
+        return "No winning ticket: wherever it matches, a random re-initialisation or a random mask does as well."
+    return "A winning ticket, which must also beat its controls, is not shown."
