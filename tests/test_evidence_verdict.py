@@ -174,6 +174,15 @@ def test_a_matching_density_without_controls_is_not_called_a_winning_ticket():
     assert "not shown to be a winning ticket" in headline(verdict(Results(lines(3, controls=()))))
 
 
+def test_at_the_early_stop_step_the_metric_there_is_judged():
+    found = [line("ticket", 0, r, test_accuracy=0.5, early_stop_test_accuracy=0.98) for r in range(3)]
+    found += [line("ticket", 1, r, test_accuracy=0.9, early_stop_test_accuracy=0.97) for r in range(3)]
+    assert verdict(Results(found)).rounds[0].matching.answer == YES
+    early = verdict(Results(found), early_stop=True)
+    assert early.rounds[0].matching.answer == NO
+    assert early.rounds[0].matching.difference.mean == pytest.approx(-0.01)
+
+
 def test_a_negative_tolerance_is_refused():
     with pytest.raises(ValueError, match="the tolerance is -1; it must be 0 or more"):
         verdict(Results(lines(1)), tolerance=-1)

@@ -71,6 +71,7 @@ class Verdict:
 
     Args:
         metric: the task's metric.
+        early_stop: judged at the early-stop step, not at the end of training.
         tolerance: in units of the metric (a fraction for accuracy).
         replicates: how many replicates have a finished dense network.
         rounds: the findings by round, from round 1.
@@ -78,6 +79,7 @@ class Verdict:
 
     metric: str
     greater_is_better: bool
+    early_stop: bool
     tolerance: float
     replicates: int
     rounds: list[RoundVerdict]
@@ -101,8 +103,8 @@ class Verdict:
         return min(matching, key=lambda found: found.density, default=None)
 
 
-def verdict(results: Results, tolerance: float = TOLERANCE) -> Verdict:
-    """Judge every round of an experiment, by the test metric at the end of training.
+def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False) -> Verdict:
+    """Judge every round of an experiment, by the test metric at the end of training or at the early-stop step.
 
     All comparisons pair the replicates and use the 95% Student-t interval [l, h] of the mean difference d, signed so
     that positive favours the ticket, with ε the tolerance. Below 3 replicates nothing is decided. Otherwise
@@ -117,6 +119,8 @@ def verdict(results: Results, tolerance: float = TOLERANCE) -> Verdict:
         results: the finished units.
         tolerance: ε. For metrics of which greater is better, in the metric's units (0.002 = 0.2 points of accuracy);
             for perplexity and loss, as a share of the dense network's mean value.
+        early_stop: judge by the metric at every network's own early-stop step, as Frankle & Carbin 2019 do in most
+            figures, instead of the end, as Frankle et al. 2020 do.
 
     Raises:
         ValueError: the tolerance is negative.
@@ -126,12 +130,12 @@ def verdict(results: Results, tolerance: float = TOLERANCE) -> Verdict:
     if not tolerance >= 0:
         raise ValueError(f"the tolerance is {tolerance}; it must be 0 or more, such as 0.002 for 0.2 points")
     sign = 1 if results.greater_is_better else -1
-    key = f"test_{results.metric}"
+    key = f"early_stop_test_{results.metric}" if early_stop else f"test_{results.metric}"
     dense = results.values(key, TICKET, 0)
     if not results.greater_is_better and dense:
         tolerance *= sum(dense.values()) / len(dense)
     rounds = [_judge(results, round, key, sign, dense, tolerance) for round in results.rounds(TICKET) if round > 0]
-    return Verdict(results.metric, results.greater_is_better, tolerance, len(dense), rounds)
+    return Verdict(results.metric, results.greater_is_better, early_stop, tolerance, len(dense), rounds)
 
 
 def _judge(results: Results, round: int, key: str, sign: int, dense: dict[int, float], tolerance: float):
