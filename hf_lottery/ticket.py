@@ -96,7 +96,8 @@ class Ticket:
         Raises:
             TicketError: a name, shape or hash does not fit; the message names the first tensor that differs.
         """
-        base, stored = self.info.get("base_tensors", {}), self._stored_names()
+        stored = self._stored_names()
+        base = {name: e for name, e in self.info.get("base_tensors", {}).items() if e["theta"] != "derived"}
         shapes = {name: entry["shape"] for name, entry in base.items()} | self._shapes()
         require_names_and_shapes(model, shapes, self.info.get("base_model"))
         require_base_tensors(

@@ -330,7 +330,8 @@ class LotteryMixin:
             self._attach_mask()
 
     def _masked(self) -> MaskedStep:
-        values = self._rewind_callback.point.tensors if self.lottery_config.pruned_value == "init" else None
+        held_at_init = self.lottery_config.pruned_value == "init" and self._density < 1
+        values = self.rewind_point.tensors if held_at_init else None
         return MaskedStep(self._parameters(), self._mask, values)
 
     def _mask_weights(self) -> None:

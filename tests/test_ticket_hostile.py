@@ -10,14 +10,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from ticket_cases import Tiny, reseal, tiny_ticket
 
+from hf_lottery.base_model import tensor_sha256
 from hf_lottery.mask import Mask
-from hf_lottery.provenance import tensor_sha256
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.ticket import Ticket, TicketError
 from hf_lottery.ticket_format import plain_config
 from hf_lottery.ticket_json import dump
+from tests.ticket_cases import Tiny, reseal, tiny_ticket
 
 FILES = ("ticket.json", "mask.safetensors", "rewind.safetensors")
 
