@@ -48,7 +48,7 @@ def test_the_screen_shows_table_and_where_things_lie(finished):
     assert "[5/5] replicate 0 · round 2 · random reinit" in done.stdout
     for heading in ("round", "density", "test accuracy", "early-stop step", "random reinit"):
         assert heading in done.stdout
-    for path in ("results.jsonl", "report/accuracy.png", "ticket"):
+    for path in ("results.jsonl", "report/plots/accuracy.png", "report/index.html", "ticket"):
         assert (folder / path).exists() and str(folder / path) in done.stdout.replace("\n", "")
     assert (folder / "recipe.yaml").is_file()
 
