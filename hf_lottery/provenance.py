@@ -67,9 +67,7 @@ def ticket_info(
         "base_model": hub_id(model),
         "base_revision": commit,
         "base_tensors": tensors,
-        "task": next(
-            (task for end, task in _TASK_OF_CLASS.items() if type(_base(model)).__name__.endswith(end)), None
-        ),
+        "task": next((task for end, task in _TASK_OF_CLASS.items() if class_name.endswith(end)), None),
         "config": _config(_base(model)),
         "lora": _lora(model),
         "pruned_becomes": lottery_config.pruned_value,

@@ -300,9 +300,7 @@ LORA_FIELDS: dict[str, Check] = {
     "use_rslora": _boolean,
     "use_dora": _boolean,
     "bias": _one_of(("none", "all", "lora_only")),
-    "task_type": _optional(
-        _one_of(("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"))
-    ),
+    "task_type": _optional(_one_of(_LORA_TASKS)),
     "target_modules": _optional(_list(_NAME, 1 << 16)),
     "modules_to_save": _optional(_list(_NAME, 1 << 16)),
     "rank_pattern": _mapping(_NAME, _integer(1, 1 << 20), 1 << 16),
