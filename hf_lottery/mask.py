@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -146,8 +147,6 @@ class Mask(Mapping[str, Tensor]):
             raise ValueError(f"the masks are over different tensors: only one of them has '{odd}'")
 
 
-# most significant bit first, as numpy.packbits
-_BIT_VALUES = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
 _CHUNK = 1 << 20  # weights packed at a time, a multiple of 8: bounds the temporaries
 
 
@@ -156,9 +155,8 @@ def pack_bits(tensor: Tensor) -> Tensor:
     flat = tensor.flatten()
     packed = torch.empty((flat.numel() + 7) // 8, dtype=torch.uint8)
     for start in range(0, flat.numel(), _CHUNK):
-        bits = flat[start : start + _CHUNK].cpu().view(torch.uint8)
-        bits = torch.nn.functional.pad(bits, (0, -bits.numel() % 8)).view(-1, 8)
-        packed[start // 8 : start // 8 + len(bits)] = (bits * _BIT_VALUES).sum(dim=1, dtype=torch.uint8)
+        bits = numpy.packbits(flat[start : start + _CHUNK].cpu().numpy())
+        packed[start // 8 : start // 8 + len(bits)] = torch.from_numpy(bits)
     return packed
 
 
@@ -174,9 +172,8 @@ def unpack_bits(packed: Tensor, shape: Iterable[int], name: str = "mask") -> Ten
     flat = torch.empty(numel, dtype=torch.bool)
     for start in range(0, numel, _CHUNK):
         stop = min(start + _CHUNK, numel)
-        bits = (packed[start // 8 : (stop + 7) // 8].unsqueeze(1) & _BIT_VALUES) != 0
-        bits = bits.flatten()
+        bits = numpy.unpackbits(packed[start // 8 : (stop + 7) // 8].numpy())
         if bits[stop - start :].any():
             raise ValueError(f"the packed mask of '{name}' has bits set after its last weight")
-        flat[start:stop] = bits[: stop - start]
+        flat[start:stop] = torch.from_numpy(bits[: stop - start]).bool()
     return flat.view(shape)
