@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hf_lottery.zero import full_value, is_zero, is_zero3, write_value
 
 T = TypeVar("T")
 
@@ -97,8 +100,29 @@ def require_shared_folder(folder: Path) -> None:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, on every rank. All ranks must ask for a sharded one together."""
+    """The whole value of a parameter or buffer, on every rank. All ranks must ask for a sharded one together."""
+    if is_zero(tensor):
+        return full_value(tensor)
+    tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_shape(tensor: Tensor) -> torch.Size:
+    """The shape of the whole."""
+    return tensor.ds_shape if is_zero3(tensor) else tensor.shape
+
+
+@torch.no_grad()
+def write(tensor: Tensor, value: Tensor) -> None:
+    """Write a whole value, which every rank has, into a parameter or buffer in place: each rank its own part.
+
+    The parameter keeps its identity, device and dtype. (copy_, never .data = or .to(): those alias the value on one
+    device, and the second rewind is wrong.)
+    """
+    if is_zero(tensor):
+        write_value(tensor, value)
+    else:
+        local(tensor).copy_(shard_like(value, tensor))
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -67,12 +67,12 @@ class EveryStep(TrainerCallback):
                 pruned = weights_of(self.trainer, name, parameter)[~mask[name]]
                 if pruned.count_nonzero():
                     self.moved.append([state.global_step, name])
-        if self.stop_at == (self.trainer._round, state.global_step):
+        if self.stop_at == (self.trainer.current_round, state.global_step):
             raise InterruptedError
 
 
 def weights_of(trainer, name, parameter):
-    return full(parameter.detach()).cpu()
+    return full(parameter).cpu()
 
 
 def arguments(setup: str, folder: Path, **changes) -> TrainingArguments:
@@ -107,7 +107,24 @@ def arguments(setup: str, folder: Path, **changes) -> TrainingArguments:
     return args
 
 
-SETUPS: dict[str, dict] = {"single": {}, "ddp": {}, "fsdp2": {}}
+def zero(stage: int) -> dict:
+    """A DeepSpeed config, as TrainingArguments takes it."""
+    return {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "gradient_clipping": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+SETUPS: dict[str, dict] = {
+    "single": {},
+    "ddp": {},
+    "fsdp2": {},
+    "zero2": {"deepspeed": zero(2)},
+    "zero3": {"deepspeed": zero(3)},
+}
 FSDP2_ENVIRONMENT = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
