@@ -56,6 +56,9 @@ def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
             f"optim '{optim}' could move pruned weights inside DeepSpeed's step, where masks do not reach: "
             f"use one of {', '.join(allowed)}, or launch with FSDP2"
         )
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        raise ValueError("masks do not reach an optimizer that DeepSpeed keeps on nvme: offload it to cpu")
     if config.pruned_value == "init" and trainer.args.weight_decay != 0:
         raise ValueError("DeepSpeed decays weights that pruned_value init holds still: set weight_decay to 0")
     if any(is_zero3(parameter) for parameter in trainer.model.parameters()):

@@ -234,6 +234,11 @@ def plain(setup: str, folder: Path) -> list[float]:
 
 def main(setup: str, folder: Path) -> None:
     torch.set_num_threads(1)
+    if setup.startswith("zero"):
+        import deepspeed
+
+        # compiled at its first use, which takes minutes, for sums between processes that gloo makes as well
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     report = {
         "search": search(setup, folder),
         "replay_0": replay(setup, folder / "replay-0", 0),
