@@ -7,7 +7,7 @@ quickstart: .venv/installed
 	$(BIN)/hf-lottery run quickstart
 
 test: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

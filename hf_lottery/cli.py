@@ -112,17 +112,122 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and train nothing.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Train N networks side by side on this machine.")] = 1,
     launcher: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="NAME:N", help="N processes of this machine: ddp:2, fsdp2:4, deepspeed_zero3:8."),
     ] = None,
+    submit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="CLUSTER", help="Queue the workers on a cluster: slurm, or local to try it here."),
+    ] = None,
+    as_worker: Annotated[bool, typer.Option("--as-worker", hidden=True)] = False,
 ) -> None:
     """Train what a recipe describes; a second time, continue where it stopped."""
+    words = [recipe, *(overrides or [])]
     if launcher is not None:
         from hf_lottery.launch import relaunch
 
-        raise typer.Exit(relaunch(launcher, ["run", recipe, *(overrides or [])]))
+        raise typer.Exit(relaunch(launcher, ["run", *words]))
     from hf_lottery.recipe import load_recipe
-    from hf_lottery.run import run as run_recipe
 
-    run_recipe(load_recipe(recipe, overrides or []))
+    loaded = load_recipe(recipe, overrides or [])
+    if plan:
+        from hf_lottery.plan import make_plan
+
+        print(make_plan(loaded))
+    elif as_worker:
+        from hf_lottery.workers import work
+
+        work(loaded)
+    elif submit is not None:
+        from hf_lottery.workers import submit as submit_workers
+
+        submit_workers(loaded, words, workers, submit)
+    elif workers != 1:
+        from hf_lottery.workers import run_side_by_side
+
+        run_side_by_side(loaded, words, workers)
+    else:
+        from hf_lottery.run import run as run_recipe
+
+        run_recipe(loaded)
+
+
+OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]
+
+
+@app.command()
+def report(
+    output_dir: OutputFolder,
+    tolerance: Annotated[float, typer.Option(help="Of matching: 0.002 is 0.2 points of accuracy.")] = 0.002,
+    bars: Annotated[str, typer.Option(help="min-max over replicates, or interval (95% Student-t).")] = "min-max",
+) -> None:
+    """Write a run's report: a page, Markdown for the card, and the plots. Unfinished runs have one too."""
+    from hf_lottery.evidence.report import write_report
+
+    print(write_report(output_dir, tolerance, bars))
+
+
+@app.command()
+def instability(
+    output_dir: OutputFolder,
+    number: Annotated[int, typer.Option("--round", help="Whose mask; 0 is the dense network.")],
+    rewind_step: Annotated[int, typer.Option(help="The step k from which the copies are trained.")],
+    seeds: Annotated[str, typer.Option(help="Data orders, one a copy.")] = "1,2,3",
+) -> None:
+    """Measure instability: train copies from step k under several data orders, and the error between them."""
+    from hf_lottery.measure import instability_of_run
+
+    try:
+        orders = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {seeds!r}; it must be whole numbers, such as 1,2,3") from None
+    instability_of_run(output_dir, number, rewind_step, orders)
+
+
+@app.command()
+def show(
+    source: Annotated[str, typer.Argument(metavar="DIR_OR_REPO", help="A ticket's or run's folder, or a Hub id.")],
+    revision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Branch, tag or commit on the Hub."),
+    ] = None,
+) -> None:
+    """Say what a ticket is: its density per layer and its evidence. Nothing in it is run."""
+    from hf_lottery.cli_ticket import show as show_ticket
+
+    show_ticket(source, revision)
+
+
+@app.command()
+def push(
+    output_dir: Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a run, or a ticket's.")],
+    repo_id: Annotated[str, typer.Argument(metavar="YOU/NAME", help="The repository; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it a private repository.")] = False,
+    commit_message: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--message", "-m", help="Of the commit."),
+    ] = None,
+) -> None:
+    """Publish a run's ticket on the Hub, with its card."""
+    from hf_lottery.cli_ticket import push as push_ticket
+
+    print(push_ticket(output_dir, repo_id, private=private or None, commit_message=commit_message))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="TICKET_OR_UNIT", help="A ticket's or a trained network's folder.")],
+    to: Annotated[str, typer.Option("--to", help="adapter, rank-adapter, delta, shira or merged.")],
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--output", help="Folder to write; exported/FORM in the source's if left out."),
+    ] = None,
+    keep_zeros: Annotated[bool, typer.Option("--keep-zeros", help="merged: leave the base's zeros zero.")] = False,
+) -> None:
+    """Turn a ticket into files that load without hf_lottery: a PEFT adapter, a sparse delta, a plain model."""
+    from hf_lottery.export.command import export as export_source
+
+    print(export_source(source, to, output, keep_zeros))

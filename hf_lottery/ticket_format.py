@@ -18,9 +18,9 @@ from hf_lottery.ticket_json import TicketError
 SCHEMA = "1.0"
 MASK_FILE, REWIND_FILE, JSON_FILE, CARD_FILE = "mask.safetensors", "rewind.safetensors", "ticket.json", "README.md"
 ENCODINGS = ("packed", "deflate")
-# where a tensor of θ_k is: the base model's own; not rewound but relied upon; in rewind.safetensors, the kept
-# values alone or all of them
-THETA = ("base", "frozen", "survivors", "dense")
+# where a tensor of θ_k is: the base model's own; not rewound but relied upon; computed when the model is made; or in
+# rewind.safetensors, the kept values alone or all of them
+THETA = ("base", "frozen", "derived", "survivors", "dense")
 TASKS = ("image_classification", "text_classification", "causal_lm")
 CONTROLS = (
     "ticket",
@@ -280,7 +280,7 @@ def _tensor(value: Any, where: str) -> None:
         _integer(0, numel)(value.get("kept"), f"{where}.kept")
     if value["theta"] in ("base", "frozen"):
         _HASH(value.get("sha256"), f"{where}.sha256")
-    if value["theta"] == "frozen" and "kept" in value:
+    if value["theta"] in ("frozen", "derived") and "kept" in value:
         _fail(where, value["theta"], "base, survivors or dense, as it has a mask")
 
 

@@ -27,7 +27,8 @@ def dump(document: dict[str, Any]) -> bytes:
     """
     document = {**_finite(document), "sha256": _BLANK}
     text = json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
-    return text.replace(_BLANK, _digest(text.encode())).encode()
+    before, _, after = text.rpartition(_BLANK)  # the last field; other hashes may be all zeros too
+    return (before + _digest(text.encode()) + after).encode()
 
 
 def parse(data: bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_lottery.provenance import dtype_name
+from hf_lottery.base_model import dtype_name
 from hf_lottery.ticket_files import file_record, write_mask, write_rewind
 from hf_lottery.ticket_format import CARD_FILE, FILES, JSON_FILE, MASK_FILE, REWIND_FILE, SCHEMA, validate
 from hf_lottery.ticket_json import TicketError, dump, parse
@@ -30,7 +30,9 @@ def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None
         if not FILES.fullmatch(plot.name):
             raise TicketError(f"the plot '{plot.name}' is not named like 'accuracy.png': letters, digits, _ and -")
     tensors = tensor_table(ticket)
-    values = {name: value for name, value in ticket.rewind.tensors.items() if tensors[name]["theta"] != "base"}
+    values = {
+        name: value for name, value in ticket.rewind.tensors.items() if name not in ticket.info.get("base_tensors", {})
+    }
     folder.mkdir(parents=True, exist_ok=True)
     files = [MASK_FILE]
     encoding = write_mask(folder / MASK_FILE, ticket.mask, compress)
@@ -94,7 +96,7 @@ def tensor_table(ticket: Ticket) -> dict[str, dict[str, Any]]:
             theta = "survivors" if name in ticket.mask and ticket.pruned_becomes == "zero" else "dense"
             tensors[name] = {"shape": list(value.shape), "dtype": dtype_name(value), "theta": theta}
     for name, (kept, _) in ticket.mask.counts().items():
-        if name not in tensors or tensors[name]["theta"] == "frozen":
+        if name not in tensors or tensors[name]["theta"] in ("frozen", "derived"):
             raise TicketError(f"the mask is over '{name}', and the rewind point does not hold it")
         shape = tuple(ticket.mask[name].shape)
         if tuple(tensors[name]["shape"]) != shape:

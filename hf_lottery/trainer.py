@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed import barrier, from_main, named_parameters, require_agreement
+from hf_lottery.judge import next_mask
+from hf_lottery.lora import delta_density
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.provenance import ticket_info
-from hf_lottery.pruning.sharded import prune
 from hf_lottery.pruning.targets import match_rates, prunable
 from hf_lottery.refusals import refuse_launchers, refuse_what_cannot_be_kept_right
 from hf_lottery.rewind import RewindPoint
@@ -58,7 +58,7 @@ class LotteryMixin:
 
         self._targets = tuple(prunable(self.model, config.target_modules, config.exclude_modules))
         self._rates = match_rates(config.pruning_rates, self._targets)
-        self._round = 0
+        self.current_round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
         self._replay: str | None = None  # where the next train() starts over: "rewind_point", "start", or not at all
         self._last_lr_factor: float | None = None
@@ -129,21 +129,16 @@ class LotteryMixin:
 
     def prune(self) -> Mask:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
-        config = self.lottery_config
-        scores, key = self.scores()
-        mask = prune(scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key)
+        self._at_rest()
+        mask = next_mask(self, self.prunable_weights(), self._rates)
         self._set_mask(mask)
-        self._round += 1
+        self.current_round += 1
         return mask
 
-    def scores(self) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor] | None]:
-        """What each prunable weight is worth under the criterion: name -> tensor, and the function to see it through.
-
-        Magnitude gives the weights themselves and `torch.abs`, so that no copy of a large model is made.
-        """
-        self._at_rest()
+    def prunable_weights(self) -> dict[str, torch.nn.Parameter]:
+        """The live parameters that the mask is over, by name."""
         parameters = self._parameters()
-        return {name: parameters[name] for name in self._mask}, torch.abs
+        return {name: parameters[name] for name in self._mask}
 
     def rewind(self) -> None:
         """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
@@ -212,7 +207,7 @@ class LotteryMixin:
             self.load_trained(number - 1)
             self.prune()
             self.rewind()
-        self._round = number
+        self.current_round = number
         return self.train_unit(unit, round=number, **labels)
 
     def load_trained(self, number: int) -> None:
@@ -226,7 +221,7 @@ class LotteryMixin:
         unit.trained().restore(self.model)
         self._set_mask(unit.mask())
         self._last_lr_factor = unit.result().get("last_lr_factor")
-        self._round, self._last_trained = number, number
+        self.current_round, self._last_trained = number, number
 
     @property
     def rewind_point(self) -> RewindPoint:
@@ -237,7 +232,7 @@ class LotteryMixin:
 
     def enter_round(self, number: int) -> None:
         """Say which round is being trained, for its records and for the learning rate that fine-tuning goes on at."""
-        self._round = number
+        self.current_round = number
         self._last_lr_factor = self.round_folder(0).result()["last_lr_factor"]
 
     def load_rewind_point(self) -> None:
@@ -278,6 +273,7 @@ class LotteryMixin:
                 "last_lr_factor": self._last_lr_factor,
                 "fingerprint": self.mask.fingerprint(),
                 "densities": counts,
+                **delta_density(self.mask, self._parameters()),
             }
             trained = RewindPoint.capture(self.model, self.state.global_step, keep=self.args.should_save)
             if self.args.should_save:
@@ -297,7 +293,7 @@ class LotteryMixin:
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if self._mask is not None:
-            logs = {**logs, "round": self._round, "density": self._density}
+            logs = {**logs, "round": self.current_round, "density": self._density}
         super().log(logs, *args, **kwargs)
 
     def create_scheduler(self, *args, **kwargs):
@@ -308,7 +304,7 @@ class LotteryMixin:
         if not factor:
             raise ValueError(
                 f"fine_tuning goes on at the last learning rate, which is 0 under lr_scheduler_type "
-                f"{self.args.lr_scheduler_type.value}: choose one that ends above 0, or retraining learning_rate_rewinding"
+                f"{self.args.lr_scheduler_type.value}: choose one that ends above 0, or learning_rate_rewinding"
             )
         self.lr_scheduler = LambdaLR(self.optimizer, lambda step: factor)
         return self.lr_scheduler
@@ -351,7 +347,8 @@ class LotteryMixin:
     def _masked(self) -> MaskedStep | ZeroMaskedStep:
         if self._zero is not None and self._zero.engine_runs:
             return ZeroMaskedStep(self._parameters(), self._mask)
-        values = self._rewind_callback.point.tensors if self.lottery_config.pruned_value == "init" else None
+        held_at_init = self.lottery_config.pruned_value == "init" and self._density < 1
+        values = self.rewind_point.tensors if held_at_init else None
         return MaskedStep(self._parameters(), self._mask, values)
 
     def _mask_weights(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from contextlib import contextmanager
 
 import pytest
 import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 
 @pytest.fixture(autouse=True)

@@ -157,7 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{repo_id}"
         if repo_id in self.hub.repositories:
             return self._send(json.dumps({"url": url, "error": "exists"}).encode(), 409)
-        repository = self.hub.repositories[repo_id] = Repository(private=bool(wanted.get("private")))
+        repository = self.hub.repositories[repo_id] = Repository(
+            private=bool(wanted.get("private")) or wanted.get("visibility") == "private"
+        )
         repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"})
         return self._json({"url": url, "name": repo_id})
 

@@ -67,7 +67,7 @@ class EveryStep(TrainerCallback):
                 pruned = weights_of(self.trainer, name, parameter)[~mask[name]]
                 if pruned.count_nonzero():
                     self.moved.append([state.global_step, name])
-        if self.stop_at == (self.trainer._round, state.global_step):
+        if self.stop_at == (self.trainer.current_round, state.global_step):
             raise InterruptedError
 
 

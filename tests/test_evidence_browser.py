@@ -6,9 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from evidence_lines import lines, write_folder
 
 from hf_lottery.evidence.report import write_report
+from tests.evidence_lines import lines, write_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

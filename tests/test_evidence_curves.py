@@ -1,8 +1,7 @@
 import json
 
-from evidence_lines import line, write_folder
-
 from hf_lottery.evidence.curves import learning_curve
+from tests.evidence_lines import line, write_folder
 
 
 def test_a_curve_holds_the_value_of_every_unit(tmp_path):

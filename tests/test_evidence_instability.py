@@ -6,14 +6,8 @@ import torch
 from transformers import TrainingArguments
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.evidence.instability import (
-    LinearPath,
-    earliest_stable_step,
-    interpolate,
-    linear_path,
-    measure_instability,
-    reach_rewind_point,
-)
+from hf_lottery.evidence.instability import measure_instability, reach_rewind_point
+from hf_lottery.evidence.paths import LinearPath, earliest_stable_step, interpolate, linear_path
 from hf_lottery.mask import Mask
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.rounds import UnitFolder

@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
-from evidence_lines import line, lines, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_lottery.evidence.overlap import chance, jaccard, overlaps
 from hf_lottery.evidence.results import read_results
 from hf_lottery.mask import Mask
+from tests.evidence_lines import line, lines, write_folder
 
 
 def mask(**bits: str) -> Mask:

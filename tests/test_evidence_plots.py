@@ -1,8 +1,8 @@
 import pytest
-from evidence_lines import lines
 
 from hf_lottery.evidence import figures, plots
 from hf_lottery.evidence.results import Results
+from tests.evidence_lines import lines
 
 
 def series(figure):

@@ -3,9 +3,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from evidence_lines import line, lines, write, write_folder
 
 from hf_lottery.evidence.report import write_report
+from tests.evidence_lines import line, lines, write, write_folder
 
 PLOTS = [
     "accuracy", "early-stop-step", "early-stop-accuracy", "learning-curves", "learning-curves-controls",

@@ -2,7 +2,6 @@ import json
 import math
 
 import pytest
-from evidence_lines import line, lines, write
 
 from hf_lottery.evidence.results import (
     Results,
@@ -14,6 +13,7 @@ from hf_lottery.evidence.results import (
 )
 from hf_lottery.experiment import Experiment
 from hf_lottery.recipe_sections import Control
+from tests.evidence_lines import line, lines, write
 
 
 def test_lines_come_back_as_they_were_written(tmp_path):

@@ -1,10 +1,10 @@
 import io
 
 import rich.console
-from evidence_lines import lines
 
 from hf_lottery.evidence.results import Results
 from hf_lottery.evidence.table import rows, table
+from tests.evidence_lines import lines
 
 
 def printed(found) -> str:

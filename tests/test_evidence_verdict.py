@@ -1,8 +1,8 @@
 import pytest
-from evidence_lines import line, lines
 
 from hf_lottery.evidence.results import Results
 from hf_lottery.evidence.verdict import NO, NO_DATA, TOO_FEW, YES, headline, verdict
+from tests.evidence_lines import line, lines
 
 
 def judged(dense, ticket, **controls):

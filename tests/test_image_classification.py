@@ -361,7 +361,7 @@ def test_images_that_differ_in_size_are_refused(tmp_path):
 
 def test_columns_and_splits_that_are_not_there_are_named(tmp_path):
     folder = write_parquet(tmp_path / "set")
-    with pytest.raises(ValueError, match=r"has the columns img, label: .*data\.image_column"):
+    with pytest.raises(ValueError, match=r"has no column 'picture' but img, label: .*data\.image_column"):
         task.load(task.Data(path=str(folder), image_column="picture"))
     with pytest.raises(ValueError, match=r"has no split 'validation' but .*test.*data\.train_split"):
         task.load(task.Data(path=str(folder), test_split="validation"))

@@ -11,7 +11,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery import LotteryConfig, Mask
 from hf_lottery.optim import MaskedStep, inner_optimizer
-from tests.tiny import Net, Recorder, curve, make_trainer, seeded_net, weights
+from tests.tiny import Net, Recorder, curve, make_trainer, seeded_net
 
 SETTINGS = {
     "fused adamw with decay": {"weight_decay": 0.1},
@@ -75,21 +75,22 @@ def test_a_masked_run_is_the_run_of_the_smaller_network(tmp_path, settings):
                 assert torch.equal(value, twin_state[key]), f"{key} of {name}"
 
 
-def test_pruned_weights_stay_at_their_rewind_value(tmp_path):
+@pytest.mark.parametrize("k", [0, 4])
+def test_pruned_weights_stay_at_their_rewind_value(tmp_path, k):
     recorder = Recorder()
-    trainer = make_trainer(
-        tmp_path, lottery_config=LotteryConfig(pruned_value="init"), callbacks=[recorder], weight_decay=0.5
-    )
-    theta_0 = weights(trainer.model)
+    config = LotteryConfig(pruned_value="init", rewind_step=k)
+    trainer = make_trainer(tmp_path, lottery_config=config, callbacks=[recorder], weight_decay=0.5)
     trainer.train()
+    theta_k = trainer.rewind_point.tensors
+    assert all(torch.equal(theta_k[name], recorder.weights[k - 1][name]) for name in trainer.mask) or k == 0
     mask = trainer.prune()
     trainer.rewind()
     recorder.weights.clear()
     trainer.train()
     for recorded in recorder.weights:
         for name, kept in mask.items():
-            assert torch.equal(recorded[name][~kept], theta_0[name][~kept])
-            assert (recorded[name][kept] != theta_0[name][kept]).any()
+            assert torch.equal(recorded[name][~kept], theta_k[name][~kept])
+            assert (recorded[name][kept] != theta_k[name][kept]).any()
 
 
 def test_nan_and_inf_do_not_get_past_the_mask():

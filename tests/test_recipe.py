@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from peft.tuners.lora.config import EvaConfig
 
 from hf_lottery.bundled import bundled_recipes
-from hf_lottery.recipe import SECTIONS, differences, load_recipe
+from hf_lottery.recipe import differences, load_recipe
+from hf_lottery.recipe_check import SECTIONS
 from hf_lottery.recipe_errors import RecipeError
 from hf_lottery.recipe_sections import Control
 from hf_lottery.yaml_lines import write_yaml

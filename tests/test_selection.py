@@ -1,12 +1,15 @@
 """select and prune: exact counts, ties, scopes, and the density ladders of the papers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning import pieces, threshold, ties
 from hf_lottery.pruning.selection import prune, select
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -26,7 +29,7 @@ def oracle(scores, alive, count):
 
 
 @st.composite
-def problems(draw):
+def problems(draw, most=24):
     """A few small tensors of any dtypes, with many ties, zeros of both signs and infinities; a mask; a count."""
     value = st.one_of(
         st.sampled_from([0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), 1e-7, -1e-7]),
@@ -34,7 +37,7 @@ def problems(draw):
     )
     scores, alive = {}, {}
     for name in draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)):
-        shape = draw(st.sampled_from([(0,), (1,), (7,), (3, 5), (2, 3, 4)]))
+        shape = draw(st.sampled_from([(0,), (1,), (7,), (3, 5), (2, 3, 4), (most,)]))
         size = int(np.prod(shape))
         values = draw(st.lists(value, min_size=size, max_size=size))
         kept = draw(st.lists(st.booleans(), min_size=size, max_size=size))
@@ -44,7 +47,7 @@ def problems(draw):
     return scores, alive, draw(st.integers(0, alive.count()))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(problems())
 def test_select_equals_a_sort_by_score_name_and_index(problem):
     scores, alive, count = problem
@@ -56,11 +59,98 @@ def test_select_equals_a_sort_by_score_name_and_index(problem):
     assert all(torch.equal(before[name], score) for name, score in scores.items())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(problems())
 def test_a_key_is_the_same_as_scores_made_before(problem):
     scores, alive, count = problem
     assert select(scores, alive, count, key=torch.abs) == select({n: s.abs() for n, s in scores.items()}, alive, count)
+
+
+@pytest.fixture
+def as_if_large(monkeypatch):
+    """Bounds so low that small tensors take the ways of large ones: samples, several passes, runs, threads."""
+    monkeypatch.setattr(pieces, "CPU_RUN", 8)
+    monkeypatch.setattr(threshold, "_SAMPLE_AT_ONCE", 8)
+    monkeypatch.setattr(threshold, "_COUNT_ALL", 20)
+    monkeypatch.setattr(threshold, "_SAMPLE", 12)
+    monkeypatch.setattr(threshold, "_BINS", 5)
+    monkeypatch.setattr(ties, "_BINS", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problems(most=200))
+def test_the_ways_of_large_tensors_on_small_ones(as_if_large, problem):
+    scores, alive, count = problem
+    assert select(scores, alive, count) == oracle(scores, alive, count)
+
+
+def by_stable_sort(score, count):
+    keep = np.ones(score.numel(), dtype=bool)
+    keep[np.argsort(score.flatten().double().numpy(), kind="stable")[:count]] = False
+    return torch.from_numpy(keep).view(score.shape)
+
+
+@pytest.mark.parametrize(
+    "dtype, share", [*[(dtype, 0.2) for dtype in FLOATS], (torch.float32, 1e-6), (torch.bfloat16, 0.999)]
+)
+def test_sizes_that_are_sampled_and_read_by_threads(dtype, share):
+    generator = torch.Generator().manual_seed(3)
+    score = torch.randn(1100, 1000, generator=generator).to(dtype)
+    count = round(share * score.numel())
+    assert torch.equal(select({"w": score}, Mask.ones({"w": score}), count)["w"], by_stable_sort(score, count))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: torch.full((n,), -2.5),  # nothing but ties
+        lambda n: torch.arange(n) // (n // 3) * 1.0,  # three values
+        lambda n: 1 + torch.arange(n).flip(0) * 2.0**-23,  # neighbouring bit patterns, in one bin of the sample
+        lambda n: torch.cat([torch.zeros(n - 5), torch.tensor([-1.0, 1, float("inf"), -float("inf"), -0.0])]),
+        lambda n: (
+            torch.logspace(-40, 38, n) * torch.tensor([1.0, -1.0]).repeat(n // 2)
+        ),  # subnormal to huge, both signs
+    ],
+)
+@pytest.mark.parametrize("count", [1, 300_001, 1_099_998])
+def test_scores_that_a_sample_tells_little_about(make, count):
+    score = make(1_100_000)
+    assert torch.equal(select({"w": score}, Mask.ones({"w": score}), count)["w"], by_stable_sort(score, count))
+
+
+def test_a_sample_that_misses_costs_passes_and_not_exactness(monkeypatch):
+    score = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(threshold, "_COUNT_ALL", 0)
+    for wrong in [(0, 5), (2**30, 2**30 + 77), (-(2**31) + 2**24, -(2**30))]:
+        monkeypatch.setattr(threshold, "_guess", lambda *_, wrong=wrong: wrong)
+        kept = select({"w": score}, Mask.ones({"w": score}), 12_345)
+        assert torch.equal(kept["w"], by_stable_sort(score, 12_345))
+
+
+def test_scores_may_be_made_when_they_are_asked_for():
+    class Lazy(dict):
+        def __getitem__(self, name):
+            return super().__getitem__(name).abs()
+
+    weights = {"a": torch.randn(40, 3), "b": torch.randn(50)}
+    alive = Mask.ones(weights)
+    assert select(Lazy(weights), alive, 77) == select(weights, alive, 77, key=torch.abs)
+
+
+def test_inside_inference_mode():
+    with torch.inference_mode():
+        score = {"w": torch.randn(600, 1000)}
+        assert select(score, Mask.ones(score), 1000).count() == 599_000
+
+
+def test_parameters_that_need_gradients():
+    weight = {"w": torch.nn.Parameter(torch.tensor([3.0, -1.0, 2.0]))}
+    kept = select(weight, Mask.ones(weight), 1, key=torch.abs)
+    assert kept["w"].tolist() == [True, False, True] and weight["w"].grad is None
 
 
 def test_the_worked_example_of_the_tutorial():
@@ -104,9 +194,10 @@ def test_prune_keeps_the_order_of_names():
 
 
 def test_scores_that_are_not_contiguous():
-    score = torch.rand(6, 8)
-    alive = Mask({"w": torch.rand(8, 6) > 0.3})
-    assert select({"w": score.t()}, alive, 11) == select({"w": score.t().contiguous()}, alive, 11)
+    for score in [torch.rand(6, 8).t(), torch.rand(7, 400, 300).permute(1, 2, 0), torch.rand(90_000, 3)[:, 1]]:
+        alive = Mask({"w": torch.rand(score.shape) > 0.3})
+        count = alive.count() // 3
+        assert select({"w": score}, alive, count) == select({"w": score.contiguous()}, alive, count)
 
 
 @pytest.mark.parametrize("count", [-1, 4])
@@ -143,7 +234,7 @@ def test_names_and_shapes_must_agree():
 def test_rates_and_scopes_out_of_range():
     scores = {"w": torch.rand(4)}
     alive = Mask.ones(scores)
-    with pytest.raises(ValueError, match="'w' is 1.5"):
+    with pytest.raises(ValueError, match=r"'w' is 1\.5"):
         prune(scores, alive, 1.5)
     with pytest.raises(ValueError, match="'v', which the mask does not have"):
         prune(scores, alive, 0.5, rates={"v": 0.1})
@@ -152,14 +243,14 @@ def test_rates_and_scopes_out_of_range():
 
 
 def conv(*sizes):
-    return [(out, into, 3, 3) for into, out in zip(sizes, sizes[1:], strict=False)]
+    return [(out, into, 3, 3) for into, out in pairwise(sizes)]
 
 
 def linear(*sizes):
-    return [(out, into) for into, out in zip(sizes, sizes[1:], strict=False)]
+    return [(out, into) for into, out in pairwise(sizes)]
 
 
-RESNET = [(16, 3, 3, 3)] + conv(*[16] * 7) + conv(16, *[32] * 6) + conv(32, *[64] * 6)
+RESNET = conv(3, *[16] * 7, *[32] * 6, *[64] * 6)
 VGG = conv(3, 64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
 LADDERS = {
     # convolutions, linear layers, rate of convolutions, of linear layers, of the output, scope, {round: P_m in %}

@@ -10,7 +10,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from ticket_cases import Tiny, random_mask, reseal, tiny_ticket
 from torch import nn
 from torch.nn.utils import prune
 
@@ -19,6 +18,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.provenance import ticket_info
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.ticket import Ticket, TicketError
+from tests.ticket_cases import Tiny, random_mask, reseal, tiny_ticket
 
 
 def all_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -4,7 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from evidence_lines import line, lines, write_folder
+
+from tests.evidence_lines import line, lines, write_folder
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "write_results.py"
 

@@ -91,7 +91,7 @@ def density_axis(axes: Axes, densities: set[float]) -> None:
 
 
 def percent_ticks(axis: Axis, lowest: float) -> None:
-    ticks = [t for t in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 1e-4) if t >= lowest / 2.5]
+    ticks = [t for t in (1, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 1e-4) if t >= lowest / 2.5]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FixedFormatter([text.percent(tick) for tick in ticks]))
     axis.set_minor_locator(NullLocator())

@@ -4,123 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-import numpy
-import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from hf_lottery.callbacks import RewindCallback, get_rng_state
+from hf_lottery.evidence.paths import POINTS, Instability, linear_path, to_dict
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.rounds import UnitFolder, write_text
 from hf_lottery.trainer import LotteryMixin
 
-POINTS = 30
-STABLE_BELOW = 0.02
 RESULT_FILE = "instability.json"
-
-State = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class LinearPath:
-    """Errors on the straight line (1 − α) θ_A + α θ_B, from θ_A to θ_B.
-
-    Args:
-        alphas: evenly spaced from 0 to 1, both ends among them.
-        errors: the error at each α: a rate between 0 and 1, or a perplexity or loss.
-        relative: the error is no rate, so that instability is counted as a share of the ends' mean error.
-    """
-
-    alphas: list[float]
-    errors: list[float]
-    relative: bool = False
-
-    @property
-    def instability(self) -> float:
-        """Greatest error on the line − mean error of its ends (Frankle et al. 2020, section 2); never below 0."""
-        ends = (self.errors[0] + self.errors[-1]) / 2
-        barrier = max(self.errors) - ends
-        return barrier / ends if self.relative else barrier
-
-    @property
-    def stable(self) -> bool:
-        return self.instability < STABLE_BELOW
-
-
-@dataclass(frozen=True)
-class Instability:
-    """Instability of one network at one step k: the paths between all pairs of its trained copies.
-
-    Args:
-        rewind_step: k.
-        density: of the mask under which the copies were trained.
-        seeds: of the copies' data orders.
-        paths: one for every pair of seeds.
-    """
-
-    rewind_step: int
-    density: float
-    seeds: list[int]
-    paths: list[LinearPath]
-
-    @property
-    def mean(self) -> float:
-        """Mean instability over the pairs."""
-        return sum(path.instability for path in self.paths) / len(self.paths)
-
-    @property
-    def stable(self) -> bool:
-        """Mean instability below 2% (Frankle et al. 2020)."""
-        return self.mean < STABLE_BELOW
-
-
-def linear_path(
-    a: State, b: State, evaluate: Callable[[dict[str, Tensor]], float], points: int = POINTS, relative: bool = False
-) -> LinearPath:
-    """Evaluate the error on the straight line between two trained networks.
-
-    Args:
-        a, b: name -> tensor, the same names and shapes in both.
-        evaluate: a state -> its error.
-        points: how many evenly spaced α, 0 and 1 among them; 30 in the paper.
-        relative: see `LinearPath`.
-
-    Raises:
-        ValueError: the states differ in names or shapes, or there are fewer than 2 points.
-    """
-    if points < 2:
-        raise ValueError(f"points is {points}; the line has two ends, so it must be 2 or more")
-    alphas = [float(alpha) for alpha in numpy.linspace(0, 1, points)]
-    return LinearPath(alphas, [evaluate(interpolate(a, b, alpha)) for alpha in alphas], relative)
-
-
-def interpolate(a: State, b: State, alpha: float) -> dict[str, Tensor]:
-    """(1 − α) a + α b, tensor by tensor; exactly `a` at 0 and exactly `b` at 1.
-
-    Floating-point buffers, batch norm's running means and variances among them, are interpolated as weights are.
-    (Running statistics that are measured anew at every α would give lower errors in between; they would also need
-    training data, and the number would no longer be one of the two networks alone.) Whole-number buffers, such as
-    batch norm's count of batches, have no in-between: they are `a`'s.
-    """
-    if a.keys() != b.keys():
-        raise ValueError(f"the two networks differ: only one of them has '{sorted(a.keys() ^ b.keys())[0]}'")
-    state = {}
-    for name, start in a.items():
-        end = b[name]
-        if start.shape != end.shape:
-            raise ValueError(
-                f"'{name}' has shape {tuple(start.shape)} in one network, {tuple(end.shape)} in the other"
-            )
-        state[name] = torch.lerp(start, end, alpha) if start.is_floating_point() else start
-    return state
 
 
 def measure_instability(
@@ -175,22 +74,6 @@ def measure_instability(
     found = Instability(trainer.rewind_point.step, mask.density(), list(seeds), paths)
     write_text(folder / RESULT_FILE, json.dumps(to_dict(found), indent=1) + "\n")
     return found
-
-
-def to_dict(found: Instability) -> dict[str, Any]:
-    """As plain JSON values, with what was concluded."""
-    pairs = [path.instability for path in found.paths]
-    return asdict(found) | {"instability": found.mean, "instability_of_pairs": pairs, "stable": found.stable}
-
-
-def earliest_stable_step(steps: Iterable[int], instability_at: Callable[[int], float]) -> int | None:
-    """The first of the steps (tried in rising order) at which instability is below 2%, or None; the rest is not run.
-
-    Args:
-        steps: candidates for k.
-        instability_at: k -> instability, for example the mean of `measure_instability`.
-    """
-    return next((step for step in sorted(steps) if instability_at(step) < STABLE_BELOW), None)
 
 
 def reach_rewind_point(trainer: LotteryMixin) -> None:

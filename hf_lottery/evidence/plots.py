@@ -21,6 +21,7 @@ from hf_lottery.evidence.figures import (
     spread,
     step_axis,
 )
+from hf_lottery.evidence.paths import LinearPath
 from hf_lottery.evidence.results import TICKET, Results
 from hf_lottery.evidence.statistics import Estimate, estimate
 
@@ -204,5 +205,24 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
     axes.set_ylabel("Jaccard overlap (shared / either)")
     axes.set_ylim(0, 1.03)
     density_axis(axes, set(x))
+    add_legend(figure, axes)
+    return figure
+
+
+def error_along_paths(paths: Sequence[LinearPath]) -> Figure:
+    """The error on the straight line between two copies, a line a pair (Frankle et al. 2020, Fig. 2)."""
+    figure, axes = new_figure()
+    marker, line, colour = STYLES[TICKET]
+    for place, path in enumerate(paths):
+        name = f"{len(paths)} pairs of copies" if len(paths) > 1 else "a pair of copies"
+        axes.plot(
+            path.alphas, path.errors, label=name if place == 0 else None, color=colour, alpha=0.6, linewidth=1,
+            marker=marker, markersize=3, linestyle=line,
+        )  # fmt: skip
+    axes.set_xlabel("α, from one copy (0) to the other (1)")
+    axes.set_ylabel("test error")
+    axes.set_ylim(bottom=0)
+    if not paths[0].relative:
+        metric_axis(axes.yaxis, "error")
     add_legend(figure, axes)
     return figure

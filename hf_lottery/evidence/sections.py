@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from hf_lottery.evidence import figures, plots, text
 from hf_lottery.evidence.curves import learning_curve
 from hf_lottery.evidence.overlap import overlaps
+from hf_lottery.evidence.paths import STABLE_BELOW
 from hf_lottery.evidence.results import TICKET, Results
 from hf_lottery.evidence.table import caption, rows
 from hf_lottery.evidence.verdict import Finding, Verdict, verdict_controls
@@ -36,6 +38,7 @@ def make_sections(output_dir: Path, results: Results, found: Verdict, bars: str)
         *_curves(output_dir, results, found),
         *_layers(results),
         *_overlap(output_dir, results),
+        *_instability(output_dir),
         _method(found),
     ]
 
@@ -164,6 +167,32 @@ def _overlap(output_dir: Path, results: Results) -> list[Section]:
     return [
         Section("Mask overlap between replicates", [sentence], (["density", "overlap", "chance", "pairs"], body), plot)
     ]
+
+
+def _instability(output_dir: Path) -> list[Section]:
+    body = []
+    for folder in sorted((output_dir / "instability").glob("round-*-step-*")):
+        measured = [json.loads(path.read_text()) for path in sorted(folder.glob("replicate-*/instability.json"))]
+        pairs = [value for each in measured for value in each["instability_of_pairs"]]
+        if pairs:
+            mean = sum(pairs) / len(pairs)
+            body.append(
+                [
+                    text.percent(measured[0]["density"]),
+                    f"{measured[0]['rewind_step']:,}",
+                    f"{mean:.2%} ({min(pairs):.2%}–{max(pairs):.2%})",
+                    str(len(pairs)),
+                    "yes" if mean < STABLE_BELOW else "no",
+                ]
+            )
+    if not body:
+        return []
+    sentence = (
+        "Greatest error on the straight line between two copies trained from step k under different data orders, less "
+        f"the mean error of the two; below {STABLE_BELOW:.0%} the network is stable at step k (Frankle et al. 2020)."
+    )
+    headings = ["density", "step k", "instability", "pairs", "stable?"]
+    return [Section("Instability", [sentence], (headings, body))]
 
 
 def _method(found: Verdict) -> Section:

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# On the CPU a piece is numpy's: its comparisons are several times faster than torch's, and run in the calling thread.
+# On the CPU a piece is numpy's, whose comparisons are several times faster than torch's and run in the calling thread.
 Array = np.ndarray | Tensor
 
-# Weights a run. On the CPU torch, too, runs an op of this size in the calling thread, and temporaries stay in its cache;
-# on a GPU starting a kernel costs little beside its work.
-CPU_RUN = 1 << 15
+# Weights a run: on the CPU its temporaries stay in the cache; on a GPU starting a kernel costs little beside its work.
+CPU_RUN = 1 << 17
 CUDA_RUN = 1 << 24
 
 
@@ -82,23 +81,27 @@ class Pieces:
                         return
                     work(self._piece(*run))
 
-        threads = torch.get_num_threads() if sum(self.numel[name] for name in names) > 8 * CPU_RUN else 1
-        if threads == 1:
+        threads = torch.get_num_threads()
+        if threads == 1 or sum(self.numel[name] for name in names) <= 4 * CPU_RUN:
             worker()
             return
-        with ThreadPoolExecutor(threads) as pool:
-            for future in [pool.submit(worker) for _ in range(threads)]:
-                future.result()
+        try:
+            # every worker a thread of its own, that torch does not split again
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for future in [pool.submit(worker) for _ in range(threads)]:
+                    future.result()
+        finally:
+            torch.set_num_threads(threads)  # the setting is also the process's
 
-    def sample(self, name: str, positions: Tensor) -> Tensor:
-        """The alive among the values at these flat indices (int64, on the CPU), on the CPU."""
+    def sample(self, name: str, positions: Tensor) -> np.ndarray:
+        """The alive among the values at these flat indices (int64)."""
         scores = self._scores[name].detach()
         positions = positions.to(scores.device)
         values = self._apply(scores.take(positions)).to(self.dtype)
         if name not in self._dense:
             alive = self._alive[name]
             values = values[alive.take(positions.to(alive.device)).to(values.device)]
-        return values.cpu()
+        return values.cpu().numpy()
 
     def _apply(self, scores: Tensor) -> Tensor:
         return scores if self._key is None else self._key(scores)

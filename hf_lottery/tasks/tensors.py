@@ -52,7 +52,7 @@ def take_batch(features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return batch
 
 
-def hold_out(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(total: int, count: int, seed: int, key: str = "data.validation_size") -> tuple[Tensor, Tensor]:
     """Split indices 0 … total−1 at random: (what is left, the `count` held out), both in ascending order.
 
     Raises:
@@ -60,11 +60,24 @@ def hold_out(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """
     if not 0 < count < total:
         raise ValueError(
-            f"data.validation_size is {count}, of {total} examples; it must be between 1 and {total - 1}: "
-            "set data.validation_size to a smaller number"
+            f"{key} is {count}, of {total} examples; it must be between 1 and {total - 1}: "
+            f"set {key} to a smaller number"
         )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[count:].sort().values, order[:count].sort().values
+
+
+def subset(total: int, count: int | None, seed: int) -> Tensor:
+    """Indices of `count` of `total` examples, at random; None is all of them.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if count is None:
+        return torch.arange(total)
+    if count > total:
+        raise ValueError(f"data.test_size is {count}, but there are {total} examples: set it lower, or leave it out")
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def check_labels(labels: Tensor, num_labels: int, where: str) -> None:
