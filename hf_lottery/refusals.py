@@ -40,6 +40,9 @@ def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
     """Raise a ValueError for ways of spreading a model over devices in which masks could not be kept right."""
     if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)
 

@@ -254,9 +254,7 @@ def refusals(folder: Path) -> dict[str, str]:
     (folder / f"only-on-{rank}").mkdir()
     attempts = {
         "recipe": lambda: require_same_recipe(f"seed: {rank}"),
-        "data": lambda: require_same_data(
-            TaskData(list_of_dicts() * (1 + rank), list_of_dicts(), list_of_dicts(), collate)
-        ),
+        "data": lambda: require_same_data(task_data(copies=1 + rank)),
         "folder": lambda: require_shared_folder(folder / f"only-on-{rank}"),
         "decision": lambda: from_main(lambda: [][rank]),
     }
