@@ -124,7 +124,8 @@ class LotteryMixin:
         self._replay = None
         if self._last_lr_factor is None:
             group = inner_optimizer(self.optimizer).param_groups[0]
-            self._last_lr_factor = group["lr"] / group.get("initial_lr", group["lr"])
+            first = group.get("initial_lr", group["lr"])
+            self._last_lr_factor = group["lr"] / first if first else 0.0
         return output
 
     def prune(self) -> Mask:
