@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import Trainer, TrainingArguments
 
-from hf_lottery.config import LotteryConfig
+from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.zero import is_zero3
 
 # optimizers that step inside backward, one parameter at a time, where no mask can reach
@@ -27,6 +27,8 @@ def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryCon
     optim = _name(args.optim)
     if optim in STEPS_IN_BACKWARD:
         raise ValueError(f"optim is '{optim}', which steps inside backward where masks cannot reach: use adamw_torch")
+    if config.rewind_step == AUTO:
+        raise ValueError("rewind_step is auto, which `hf-lottery run` decides: give the trainer a number of steps")
     if args.auto_find_batch_size:
         raise ValueError(
             "auto_find_batch_size starts training again from half-trained weights: "
@@ -40,6 +42,9 @@ def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
     """Raise a ValueError for ways of spreading a model over devices in which masks could not be kept right."""
     if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)
 
@@ -56,6 +61,9 @@ def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
             f"optim '{optim}' could move pruned weights inside DeepSpeed's step, where masks do not reach: "
             f"use one of {', '.join(allowed)}, or launch with FSDP2"
         )
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        raise ValueError("masks do not reach an optimizer that DeepSpeed keeps on nvme: offload it to cpu")
     if config.pruned_value == "init" and trainer.args.weight_decay != 0:
         raise ValueError("DeepSpeed decays weights that pruned_value init holds still: set weight_decay to 0")
     if any(is_zero3(parameter) for parameter in trainer.model.parameters()):
