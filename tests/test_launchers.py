@@ -105,7 +105,7 @@ def test_an_interrupted_search_continues_bit_for_bit(two):
 
 
 @pytest.mark.parametrize("step", [0, 2])
-def test_rewinding_replays_a_training_twice_over_with_each_ranks_own_random_numbers(two, step):
+def test_rewinding_replays_with_each_ranks_own_random_numbers(two, step):
     for report in two[1]:
         first, *again = report[f"replay_{step}"]["losses"]
         assert len(first) == launched.STEPS
