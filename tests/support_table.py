@@ -73,9 +73,10 @@ def table(said: dict[str, str]) -> str:
     lines += [f"| {what} | {instead} |" for what, instead in REFUSED.items()]
     lines += [
         "",
-        "A rank that dies takes the others with it: torchrun, which `accelerate launch` uses too, stops the processes",
-        "of a machine as soon as one has ended, and those of other machines when their next communication fails (at the",
-        "latest after `training.ddp_timeout`, 1800 s). The same command then continues from the last checkpoint.",
+        "A rank that dies takes the others with it: torchrun, which `accelerate launch` uses too, stops the",
+        "processes of a machine as soon as one has ended, and those of other machines when their next communication",
+        "fails (at the latest after `training.ddp_timeout`, 1800 s). The same command then continues from the last",
+        "checkpoint.",
     ]
     return "\n".join(lines) + "\n"
 
