@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import Trainer, TrainingArguments
 
-from hf_lottery.config import LotteryConfig
+from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.zero import is_zero3
 
 # optimizers that step inside backward, one parameter at a time, where no mask can reach
@@ -27,6 +27,8 @@ def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryCon
     optim = _name(args.optim)
     if optim in STEPS_IN_BACKWARD:
         raise ValueError(f"optim is '{optim}', which steps inside backward where masks cannot reach: use adamw_torch")
+    if config.rewind_step == AUTO:
+        raise ValueError("rewind_step is auto, which `hf-lottery run` decides: give the trainer a number of steps")
     if args.auto_find_batch_size:
         raise ValueError(
             "auto_find_batch_size starts training again from half-trained weights: "

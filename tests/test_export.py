@@ -103,7 +103,7 @@ def _rank_mask(model):
 VARIANTS = {
     "plain": {},
     "rslora": {"use_rslora": True},
-    "dora": {"use_dora": True},
+    "dora": {"use_dora": True},  # a module without ranks keeps its magnitudes
     "alphas": {"alpha_pattern": {"layers.1.self_attn.v_proj": 3}},
     "saved": {"modules_to_save": ["lm_head"]},
 }

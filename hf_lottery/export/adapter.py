@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig
-from peft.utils import ADAPTER_SAFE_WEIGHTS_NAME as WEIGHTS_FILE
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from peft.utils.other import get_pattern_key
 from torch import Tensor, ones
 
@@ -78,6 +78,8 @@ def without_pruned_ranks(
         module = path.removeprefix(PREFIX)
         kept_a, kept_b = (mask[n] if n in mask else ones(tensors[n].shape, dtype=bool) for n in (a, b))
         live = live_ranks(kept_a.cpu(), kept_b.cpu())
+        if config.use_dora and not live.any():
+            live[0] = True  # DoRA's magnitudes act without any rank; the one that stays adds nothing
         r, left = len(live), int(live.sum())
         if left == 0:
             gone.append(module)

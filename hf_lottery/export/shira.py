@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from peft import ShiraConfig
-from peft.utils import ADAPTER_SAFE_WEIGHTS_NAME as WEIGHTS_FILE
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from torch import Tensor
 
 from hf_lottery.export.delta import Delta

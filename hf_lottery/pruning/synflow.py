@@ -38,7 +38,7 @@ def synaptic_flow(
         with torch.enable_grad():
             doubles = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
             output = functional_call(model, {**state, **scored}, kwargs=doubles)
-            flow = (output if isinstance(output, Tensor) else output.logits).sum()
+            flow = (output if isinstance(output, Tensor) else output["logits"]).sum()
         gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True, materialize_grads=True)
     finally:
         model.train(was_training)
