@@ -42,6 +42,9 @@ def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
     """Raise a ValueError for ways of spreading a model over devices in which masks could not be kept right."""
     if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)
 
@@ -58,6 +61,9 @@ def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
             f"optim '{optim}' could move pruned weights inside DeepSpeed's step, where masks do not reach: "
             f"use one of {', '.join(allowed)}, or launch with FSDP2"
         )
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        raise ValueError("masks do not reach an optimizer that DeepSpeed keeps on nvme: offload it to cpu")
     if config.pruned_value == "init" and trainer.args.weight_decay != 0:
         raise ValueError("DeepSpeed decays weights that pruned_value init holds still: set weight_decay to 0")
     if any(is_zero3(parameter) for parameter in trainer.model.parameters()):

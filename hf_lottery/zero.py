@@ -7,6 +7,9 @@ order. DeepSpeed is imported only where one of its parameters is at hand.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -40,40 +43,43 @@ def write_value(parameter: Tensor, value: Tensor) -> None:
     import deepspeed
 
     value = value.to(parameter.device)
-    _write_part(parameter, value.float(), None)
+    _write_part(parameter, value.float())
     with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=is_zero3(parameter)):
         parameter.data.copy_(value)
 
 
 @torch.no_grad()
-def mask_value(parameter: Tensor, kept: Tensor, state_keys: list[str]) -> None:
-    """Write zero into the pruned weights of a parameter and of its optimizer state.
+def mask_values(masks: Sequence[tuple[Tensor, Tensor]], state: Mapping[Tensor, Mapping[str, Any]]) -> None:
+    """Write zero into the pruned weights of parameters and into their optimizer state.
 
     Args:
-        kept: bool, the whole mask.
-        state_keys: the state that is held by coordinate, such as `exp_avg`.
+        masks: (parameter, its whole mask: bool), in the same order on every rank.
+        state: of the torch optimizer inside DeepSpeed's, over flat masters: empty before the first step.
     """
-    from deepspeed.utils import safe_get_full_optimizer_state
+    by_coordinate = {
+        master: [entry for entry in entries.values() if torch.is_tensor(entry) and entry.shape == master.shape]
+        for master, entries in state.items()
+    }
+    if any(by_coordinate.values()):
+        # DeepSpeed's functions do not reach a loaded state before its first step. The masters do: a nan in one says
+        # which coordinates of the flat state are pruned.
+        for parameter, kept in masks:
+            _write_part(parameter, full_value(parameter).float().masked_fill(~kept.to(parameter.device), torch.nan))
+        for master, entries in by_coordinate.items():
+            for entry in entries:
+                entry.masked_fill_(master.isnan().to(entry.device), 0)
+    for parameter, kept in masks:
+        write_value(parameter, full_value(parameter).masked_fill(~kept.to(parameter.device), 0))
 
-    kept = kept.to(parameter.device)
-    write_value(parameter, full_value(parameter).masked_fill(~kept, 0))
-    for key in state_keys:
-        _write_part(parameter, safe_get_full_optimizer_state(parameter, key).masked_fill(~kept, 0), key)
 
-
-def _write_part(parameter: Tensor, value: Tensor, key: str | None) -> None:
-    from deepspeed import utils
+def _write_part(parameter: Tensor, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
     if not is_zero3(parameter):
-        arguments = (parameter, value) if key is None else (parameter, value, key)
-        (utils.safe_set_full_fp32_param if key is None else utils.safe_set_full_optimizer_state)(*arguments)
+        safe_set_full_fp32_param(parameter, value)
         return
-    # safe_set_full_* refuses values that do not divide by the number of processes; parts are padded to equal length
+    # safe_set_full_fp32_param refuses values that do not divide by the processes; parts are padded to equal length
     length = parameter.ds_tensor.numel()
     rank = dist.get_rank(group=parameter.ds_process_group)
-    flat = value.flatten()[rank * length : (rank + 1) * length]
-    part = torch.nn.functional.pad(flat, (0, length - flat.numel()))
-    if key is None:
-        utils.safe_set_local_fp32_param(parameter, part)
-    else:
-        utils.safe_set_local_optimizer_state(parameter, part, key)
+    part = value.flatten()[rank * length : (rank + 1) * length]
+    safe_set_local_fp32_param(parameter, torch.nn.functional.pad(part, (0, length - part.numel())))

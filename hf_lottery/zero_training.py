@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from hf_lottery.distributed import full
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.zero import mask_value
+from hf_lottery.zero import mask_values
 
 
 class ZeroMaskedStep:
@@ -38,9 +38,8 @@ class ZeroMaskedStep:
         Args:
             optimizer: DeepSpeed's, which wraps a torch optimizer over flat masters.
         """
-        keys = _state_keys(optimizer.optimizer)
+        mask_values(self._entries, optimizer.optimizer.state)
         for parameter, kept in self._entries:
-            mask_value(parameter, kept, keys)
             # a tensor's hook, not a post-accumulate one: those run after DeepSpeed has taken the gradient away
             self._handles.append(parameter.register_hook(_GradientMask(kept.to(parameter.device))))
 
@@ -116,15 +115,3 @@ class ZeroTraining(TrainerCallback):
             module._parameters = {name: p if p is None else plain[id(p)] for name, p in parameters.items()}
         trainer.deepspeed, trainer.optimizer, trainer.lr_scheduler = None, None, None
         trainer.model_wrapped = trainer.model
-
-
-def _state_keys(optimizer: torch.optim.Optimizer) -> list[str]:
-    """What the optimizer keeps for every coordinate: the tensors as large as its flat masters."""
-    return sorted(
-        {
-            key
-            for master, state in optimizer.state.items()
-            for key, value in state.items()
-            if torch.is_tensor(value) and value.shape == master.shape and value.numel() > 1
-        }
-    )

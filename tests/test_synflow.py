@@ -1,5 +1,7 @@
 """SynFlow against paths counted by hand, its own schedule, and the collapse that it exists to avoid."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -19,9 +21,7 @@ class Wide(nn.Module):
 
     def __init__(self, *sizes, bias=False):
         super().__init__()
-        layers = [
-            layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b, bias), nn.ReLU())
-        ]
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b, bias), nn.ReLU())]
         self.layers = nn.Sequential(*layers[:-1], nn.Dropout(0.5))
 
     def forward(self, x):

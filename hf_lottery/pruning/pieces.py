@@ -60,6 +60,7 @@ class Pieces:
         # every float dtype but float64 fits into float32 exactly
         doubles = any(self._apply(scores[name].detach().new_empty(0)).dtype == torch.float64 for name in self.names)
         self.dtype = torch.float64 if doubles else torch.float32
+        self._on_cpu = all(scores[name].is_cpu for name in self.names)
 
     def each(self, work: Callable[[Piece], None], names: list[str] | None = None) -> None:
         """Call `work` with every run: in the calling thread if they are few, else from many threads in no fixed order.
@@ -81,7 +82,7 @@ class Pieces:
                         return
                     work(self._piece(*run))
 
-        threads = torch.get_num_threads()
+        threads = torch.get_num_threads() if self._on_cpu else 1
         if threads == 1 or sum(self.numel[name] for name in names) <= 4 * CPU_RUN:
             worker()
             return

@@ -81,7 +81,7 @@ def test_adapters_that_peft_makes():
 
 
 def test_names_that_are_no_pair(pair):
-    with pytest.raises(ValueError, match="'layer.weight' is not a LoRA's A or B"):
+    with pytest.raises(ValueError, match=r"'layer\.weight' is not a LoRA's A or B"):
         lora_pairs([*pair, "layer.weight"])
     with pytest.raises(ValueError, match=r"'m.q.lora_A.default.weight' is half of a LoRA and .*lora_B"):
         lora_pairs([A.format("q")])
