@@ -75,7 +75,8 @@ def _section(name: str, folder: Path, plot_folder: Path) -> str:
         png, _ = figures.save(figure, plot_folder, f"{name}-{plot}")
         parts.append(f"![{plot} against density]({os.path.relpath(png, plot_folder.parent)})")
     parts += [caption(results), page.markdown_table(*rows(results))]
-    for section in judgement(found):
+    for section in [*judgement(found), *judgement(verdict(results, early_stop=True))]:
+        parts += [f"### {section.heading}"]
         parts += [*section.sentences, page.markdown_table(*section.table)]
     if is_lenet_on_mnist(recipe):
         parts += paper_comparison(results)

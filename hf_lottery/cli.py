@@ -215,3 +215,19 @@ def push(
     from hf_lottery.cli_ticket import push as push_ticket
 
     print(push_ticket(output_dir, repo_id, private=private or None, commit_message=commit_message))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="TICKET_OR_UNIT", help="A ticket's or a trained network's folder.")],
+    to: Annotated[str, typer.Option("--to", help="adapter, rank-adapter, delta, shira or merged.")],
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--output", help="Folder to write; exported/FORM in the source's if left out."),
+    ] = None,
+    keep_zeros: Annotated[bool, typer.Option("--keep-zeros", help="merged: leave the base's zeros zero.")] = False,
+) -> None:
+    """Turn a ticket into files that load without hf_lottery: a PEFT adapter, a sparse delta, a plain model."""
+    from hf_lottery.export.command import export as export_source
+
+    print(export_source(source, to, output, keep_zeros))

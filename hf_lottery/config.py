@@ -21,6 +21,7 @@ CRITERIA = (
 SCOPES = ("layer", "global", "erk", "uniform")
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
+AUTO = "auto"
 
 
 @dataclass
@@ -64,11 +65,15 @@ class LotteryConfig:
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of modules to leave alone, in the same form."}
     )
-    rewind_step: float = field(
+    rewind_step: float | str = field(
         default=0,
         metadata={
-            "help": "k of θ_k: a number of steps, or below 1 a share of the training steps (like warmup_steps)."
+            "help": "k of θ_k: a number of steps, below 1 a share of the training steps (like warmup_steps), or auto "
+            "in a recipe: the earliest of rewind_steps at which the dense network is stable."
         },
+    )
+    rewind_steps: list[int] = field(
+        default_factory=list, metadata={"help": "For rewind_step auto: the steps to try, such as [0, 500, 1000]."}
     )
     retraining: str = field(
         default="weight_rewinding",
@@ -94,6 +99,8 @@ class LotteryConfig:
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_pattern(self.pattern)
+        if self.rewind_step == AUTO:
+            return
         _require_number("rewind_step", self.rewind_step)
         if self.rewind_step < 0 or (self.rewind_step >= 1 and self.rewind_step != int(self.rewind_step)):
             raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.callbacks import get_rng_state, set_rng_state
+from hf_lottery.judge import judge
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection import select
 from hf_lottery.rewind import RewindPoint
@@ -62,7 +63,8 @@ def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
     """θ_k under a mask cut from the dense network's trained weights in one go, as many weights as the ticket has."""
     ticket_mask = trainer.round_folder(number).mask()
     trainer.load_trained(0)
-    scores, key = trainer.scores()
+    how = {"rate": trainer.lottery_config.pruning_rate, "rates": {}, "scope": trainer.lottery_config.scope}
+    scores, key = judge(trainer, trainer.prunable_weights(), how)
     if trainer.lottery_config.scope == "layer":
         tensors = {}
         for name, kept in ticket_mask.items():
@@ -126,7 +128,7 @@ def _redraw_adapters(model: PeftModel) -> RewindPoint:
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             for adapter in module.active_adapters:
-                module.reset_lora_parameters(adapter, init_lora_weights=True)
+                module.reset_lora_parameters(adapter, model.peft_config[adapter].init_lora_weights)
     fresh = RewindPoint.capture(model)
     before.restore(model)
     return fresh

@@ -5,13 +5,16 @@ Every function also works in a single process, where it costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from hf_lottery.zero import full_value, is_zero, is_zero3, write_value
 
 T = TypeVar("T")
 
@@ -96,9 +99,39 @@ def require_shared_folder(folder: Path) -> None:
         )
 
 
+def mean_over_ranks(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Scores that every rank has worked out on its own batches -> their mean, the same on every rank."""
+    if world_size() > 1:
+        for name in sorted(scores):
+            dist.all_reduce(scores[name])
+            scores[name].div_(world_size())
+    return scores
+
+
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, on every rank. All ranks must ask for a sharded one together."""
+    """The whole value of a parameter or buffer, on every rank. All ranks must ask for a sharded one together."""
+    if is_zero(tensor):
+        return full_value(tensor)
+    tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def full_shape(tensor: Tensor) -> torch.Size:
+    """The shape of the whole."""
+    return tensor.ds_shape if is_zero3(tensor) else tensor.shape
+
+
+@torch.no_grad()
+def write(tensor: Tensor, value: Tensor) -> None:
+    """Write a whole value, which every rank has, into a parameter or buffer in place: each rank its own part.
+
+    The parameter keeps its identity, device and dtype. (copy_, never .data = or .to(): those alias the value on one
+    device, and the second rewind is wrong.)
+    """
+    if is_zero(tensor):
+        write_value(tensor, value)
+    else:
+        local(tensor).copy_(shard_like(value, tensor))
 
 
 def local(tensor: Tensor) -> Tensor:

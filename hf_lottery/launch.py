@@ -38,7 +38,7 @@ def relaunch(launcher: str, arguments: Sequence[str]) -> int:
 
 
 def require_devices(use_cpu: bool) -> None:
-    """Refuse more processes on this machine than it has devices for, before their first communication fails.
+    """Refuse more processes on this machine than it has GPUs, before their first communication fails.
 
     Raises:
         ValueError: a launcher started too many.
@@ -46,11 +46,9 @@ def require_devices(use_cpu: bool) -> None:
     import torch
 
     started = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    on_gpus = torch.cuda.is_available() and not use_cpu
-    there, kind = (torch.cuda.device_count(), "GPU") if on_gpus else (os.cpu_count() or 1, "CPU core")
-    if started > there:
+    if torch.cuda.is_available() and not use_cpu and started > (there := torch.cuda.device_count()):
         raise ValueError(
-            f"{started} processes were started on this machine, which has {there} {kind}{'s' * (there != 1)}: "
+            f"{started} processes were started on this machine, which has {there} GPU{'s' * (there != 1)}: "
             f"launch at most {there} (--nproc_per_node of torchrun, --num_processes of accelerate launch)"
         )
 

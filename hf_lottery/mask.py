@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,20 +147,17 @@ class Mask(Mapping[str, Tensor]):
             raise ValueError(f"the masks are over different tensors: only one of them has '{odd}'")
 
 
-# most significant bit first, as numpy.packbits
-_BIT_VALUES = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8)
 _CHUNK = 1 << 20  # weights packed at a time, a multiple of 8: bounds the temporaries
 
 
 def pack_bits(tensor: Tensor) -> Tensor:
     """A bool tensor of any shape -> its bits as a uint8 CPU tensor of ceil(numel / 8) bytes."""
     flat = tensor.flatten()
-    packed = torch.empty((flat.numel() + 7) // 8, dtype=torch.uint8)
+    packed = np.empty((flat.numel() + 7) // 8, dtype=np.uint8)
     for start in range(0, flat.numel(), _CHUNK):
-        bits = flat[start : start + _CHUNK].cpu().view(torch.uint8)
-        bits = torch.nn.functional.pad(bits, (0, -bits.numel() % 8)).view(-1, 8)
-        packed[start // 8 : start // 8 + len(bits)] = (bits * _BIT_VALUES).sum(dim=1, dtype=torch.uint8)
-    return packed
+        bits = np.packbits(flat[start : start + _CHUNK].cpu().numpy())  # most significant bit first
+        packed[start // 8 : start // 8 + len(bits)] = bits
+    return torch.from_numpy(packed)
 
 
 def unpack_bits(packed: Tensor, shape: Iterable[int], name: str = "mask") -> Tensor:
@@ -171,12 +169,11 @@ def unpack_bits(packed: Tensor, shape: Iterable[int], name: str = "mask") -> Ten
             f"the packed mask of '{name}' has {packed.numel()} entries of {packed.dtype}; "
             f"{tuple(shape)} takes {(numel + 7) // 8} bytes of torch.uint8"
         )
-    flat = torch.empty(numel, dtype=torch.bool)
+    packed_bytes, flat = packed.cpu().numpy(), np.empty(numel, dtype=bool)
     for start in range(0, numel, _CHUNK):
         stop = min(start + _CHUNK, numel)
-        bits = (packed[start // 8 : (stop + 7) // 8].unsqueeze(1) & _BIT_VALUES) != 0
-        bits = bits.flatten()
+        bits = np.unpackbits(packed_bytes[start // 8 : (stop + 7) // 8])
         if bits[stop - start :].any():
             raise ValueError(f"the packed mask of '{name}' has bits set after its last weight")
         flat[start:stop] = bits[: stop - start]
-    return flat.view(shape)
+    return torch.from_numpy(flat).view(shape)

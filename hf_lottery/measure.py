@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hf_lottery.assemble import RECIPE_FILE, build_trainer, load_data
 from hf_lottery.evidence import figures, plots, text
 from hf_lottery.evidence.instability import measure_instability
 from hf_lottery.evidence.paths import POINTS, STABLE_BELOW, Instability
 from hf_lottery.recipe import load_recipe
 from hf_lottery.rounds import UnitFolder
-from hf_lottery.run import RECIPE_FILE, build_trainer, load_data
 
 
 def instability_of_run(

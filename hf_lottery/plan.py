@@ -13,9 +13,9 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_lottery.assemble import build_trainer, load_data, make_experiment
 from hf_lottery.recipe import Recipe
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.run import build_trainer, load_data, make_experiment
 from hf_lottery.trainer import LotteryTrainer
 
 WARM_UP_STEPS, TIMED_STEPS = 10, 40

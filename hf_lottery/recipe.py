@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
-from hf_lottery.config import LotteryConfig
+from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.recipe_check import check_sections, refusal, typed
 from hf_lottery.recipe_errors import RecipeError
 from hf_lottery.recipe_sections import Experiment, Hub, ModelSection
@@ -55,6 +56,7 @@ class Recipe(BaseModel):
     experiment: Experiment
     hub: Hub | None
     _source: Source = PrivateAttr()
+    _words: list[str] = PrivateAttr()
 
     def training_arguments(self, **changes: Any) -> TrainingArguments:
         """TrainingArguments of the section `training`, with `changes` over them.
@@ -109,6 +111,10 @@ class Recipe(BaseModel):
         first = f"# {self.description}\n\n" if self.description else ""
         return f"{first}{write_yaml(self.resolved())}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
 
+    def command(self) -> str:
+        """The command that runs it, with the name and the overrides that it was loaded by."""
+        return shlex.join(["hf-lottery", "run", *self._words])
+
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
         try:
             return cls(**values)
@@ -132,12 +138,19 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     if source.problems and not source.values:  # not YAML: nothing else can be said
         raise RecipeError(source.problems)
     name, sections = recipe_name(path), check_sections(source)
+    lottery = sections["lottery"]
+    if lottery.get("rewind_step") == AUTO and not lottery.get("rewind_steps"):
+        sentence = (
+            "lottery.rewind_step is auto; say in lottery.rewind_steps which steps to try, such as [0, 500, 1000]"
+        )
+        source.add(("lottery", "rewind_step"), sentence)
     if source.problems:
         raise RecipeError(source.problems)
     if sections["training"].get("output_dir") is None:
         sections["training"]["output_dir"] = f"outputs/{name}"
     recipe = Recipe(name=name, description=description(path), **sections)
     recipe._source = source
+    recipe._words = [path_or_name, *overrides]
     recipe.lora_config()  # these two are quick to build; TrainingArguments looks at the machine, and waits for `check`
     recipe.quantization_config()
     return recipe

@@ -36,6 +36,7 @@ class ModelSection(Section):
         revision: branch, tag or commit on the Hub.
         dtype: of the weights.
         gguf_file: the file to read in a folder of GGUF files.
+        device_map: `auto` spreads a large model over the devices that one process has.
         architecture: a transformers model_type, ours (lenet, conv-net, …) included.
         config: arguments of the model's config.
     """
@@ -44,6 +45,7 @@ class ModelSection(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     gguf_file: str | None = None
+    device_map: Literal["auto"] | None = None
     architecture: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
 

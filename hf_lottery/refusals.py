@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from hf_lottery.config import LotteryConfig
+from hf_lottery.config import AUTO, LotteryConfig
+from hf_lottery.zero import is_zero3
 
 # optimizers that step inside backward, one parameter at a time, where no mask can reach
 STEPS_IN_BACKWARD = {
@@ -16,12 +17,20 @@ STEPS_IN_BACKWARD = {
     "apollo_adamw_layerwise",
 }
 
+LOOK_AT_DATA = ("snip", "grasp", "synflow", "wanda")
 
-def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryConfig, deepspeed: bool) -> None:
+# optimizers that treat every coordinate alone: without gradient, moments and weight a coordinate stays at 0
+ELEMENTWISE = ("adamw_torch", "adamw_apex", "adamw_anyprecision", "sgd", "adagrad", "rmsprop", "lion_32bit")
+ELEMENTWISE_IN_DEEPSPEED = ("adam", "adamw", "adagrad", "sgd", "lion")
+
+
+def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryConfig) -> None:
     """Raise a ValueError for settings under which a pruned weight could move or a rewind would not replay."""
-    optim = str(getattr(args.optim, "value", args.optim))
+    optim = _name(args.optim)
     if optim in STEPS_IN_BACKWARD:
         raise ValueError(f"optim is '{optim}', which steps inside backward where masks cannot reach: use adamw_torch")
+    if config.rewind_step == AUTO:
+        raise ValueError("rewind_step is auto, which `hf-lottery run` decides: give the trainer a number of steps")
     if args.auto_find_batch_size:
         raise ValueError(
             "auto_find_batch_size starts training again from half-trained weights: "
@@ -29,7 +38,47 @@ def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryCon
         )
     if optim.startswith("schedule_free") and config.pruned_value == "init":
         raise ValueError(f"optim '{optim}' keeps a second copy of the weights that moves: use pruned_value zero")
-    if deepspeed:
+
+
+def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
+    """Raise a ValueError for ways of spreading a model over devices in which masks could not be kept right."""
+    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
+    if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and config.criterion in LOOK_AT_DATA:
         raise ValueError(
-            "DeepSpeed keeps its own copies of the weights, which the mask does not reach: use FSDP2 or DDP"
+            f"criterion {config.criterion} runs the whole model between trainings, which FSDP2 and DeepSpeed keep "
+            "apart or on the CPU: launch with DDP, or use criterion magnitude"
         )
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")
+    if trainer.is_deepspeed_enabled:
+        _refuse_in_deepspeed(trainer, config)
+
+
+def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
+    settings = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
+    optim, allowed = _name(trainer.args.optim), ELEMENTWISE
+    if "optimizer" in settings:
+        optim, allowed = settings["optimizer"]["type"].lower(), ELEMENTWISE_IN_DEEPSPEED
+    if trainer.optimizer is not None:
+        raise ValueError("DeepSpeed makes its optimizer anew: set TrainingArguments.optim instead of `optimizers`")
+    if not (optim in allowed or (allowed is ELEMENTWISE and optim.startswith("adamw_torch"))):
+        raise ValueError(
+            f"optim '{optim}' could move pruned weights inside DeepSpeed's step, where masks do not reach: "
+            f"use one of {', '.join(allowed)}, or launch with FSDP2"
+        )
+    offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
+    if offload.get("device") == "nvme":
+        raise ValueError("masks do not reach an optimizer that DeepSpeed keeps on nvme: offload it to cpu")
+    if config.pruned_value == "init" and trainer.args.weight_decay != 0:
+        raise ValueError("DeepSpeed decays weights that pruned_value init holds still: set weight_decay to 0")
+    if any(is_zero3(parameter) for parameter in trainer.model.parameters()):
+        raise ValueError(
+            "ZeRO-3 has split the model while it was loaded, so that there is nothing to prune yet: "
+            "set zero3_init_flag to false, or make the model before TrainingArguments"
+        )
+
+
+def _name(optim) -> str:
+    return str(getattr(optim, "value", optim))

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hf_lottery.distributed import full, local, named_buffers, named_parameters, shard_like
+from hf_lottery.distributed import full, full_shape, named_buffers, named_parameters, write
 
 
 @dataclass
@@ -41,7 +41,7 @@ class RewindPoint:
         """
         tensors = {}
         for name, tensor in _state(model).items():
-            whole = full(tensor.detach())
+            whole = full(tensor)
             if keep:
                 tensors[name] = whole.cpu().clone()
         return cls(step, tensors)
@@ -57,14 +57,13 @@ class RewindPoint:
         for name, value in self.tensors.items():
             if name not in state:
                 raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")
-            if state[name].shape != value.shape:
+            if full_shape(state[name]) != value.shape:
                 raise ValueError(
-                    f"'{name}' has shape {tuple(state[name].shape)} in this model "
+                    f"'{name}' has shape {tuple(full_shape(state[name]))} in this model "
                     f"and {tuple(value.shape)} in the rewind point"
                 )
         for name, value in self.tensors.items():
-            # copy_, never .data = or .to(): those alias the copy on one device, and the second rewind is wrong
-            local(state[name]).copy_(shard_like(value, state[name]))
+            write(state[name], value)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write θ_k to a safetensors file, whole or not at all."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -14,19 +12,20 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
-from hf_lottery.distributed import barrier, from_main, named_parameters, require_agreement
+from hf_lottery.distributed import from_main, named_parameters, require_agreement
+from hf_lottery.judge import next_mask
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
-from hf_lottery.provenance import ticket_info
-from hf_lottery.pruning.selection import prune
 from hf_lottery.pruning.targets import match_rates, prunable
-from hf_lottery.refusals import refuse_what_cannot_be_kept_right
+from hf_lottery.refusals import refuse_launchers, refuse_what_cannot_be_kept_right
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.rounds import MASK_FILE, UnitFolder, evaluations, read_mask, summarise, write_mask
+from hf_lottery.rounds import MASK_FILE, read_mask, write_mask
+from hf_lottery.search import SearchMixin
 from hf_lottery.ticket import Ticket
+from hf_lottery.zero_training import ZeroMaskedStep, ZeroTraining
 
 
-class LotteryMixin:
+class LotteryMixin(SearchMixin):
     """Adds masks and the search for tickets to any Trainer: `class MyTrainer(LotteryMixin, SFTTrainer): ...`.
 
     Takes the Trainer's own arguments in its own order, and two more by name. Without them nothing is added: the
@@ -44,18 +43,20 @@ class LotteryMixin:
         super().__init__(*args, **kwargs)
         self.lottery_config = lottery_config
         self._mask: Mask | None = None
-        self._masked_step: MaskedStep | None = None
+        self._masked_step: MaskedStep | ZeroMaskedStep | None = None
         if lottery_config is None and ticket is None:
             return
         if lottery_config is None:
             lottery_config = LotteryConfig(pruned_value=ticket.pruned_becomes)
         self.lottery_config = config = lottery_config
-        refuse_what_cannot_be_kept_right(self.args, config, self.is_deepspeed_enabled)
+        refuse_what_cannot_be_kept_right(self.args, config)
+        refuse_launchers(self, config)
+        self._zero = ZeroTraining(self) if self.is_deepspeed_enabled else None
         self.model_init = None  # it has made the model; called again in train() it would undo every rewind
 
         self._targets = tuple(prunable(self.model, config.target_modules, config.exclude_modules))
         self._rates = match_rates(config.pruning_rates, self._targets)
-        self._round = 0
+        self.current_round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
         self._replay: str | None = None  # where the next train() starts over: "rewind_point", "start", or not at all
         self._last_lr_factor: float | None = None
@@ -75,6 +76,8 @@ class LotteryMixin:
             if config.pruned_value == "init":
                 self._rewind_callback.point = RewindPoint.capture(self.model)
         self._density = self._mask.density()
+        if self._zero is not None:
+            self.add_callback(self._zero)
         self.add_callback(self._rewind_callback)
         self.add_callback(_MaskCallback(self))
 
@@ -96,8 +99,12 @@ class LotteryMixin:
         if self._mask is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         rewinding = self._rewind_callback
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = from_main(lambda: get_last_checkpoint(self.args.output_dir)) or True
         if resume_from_checkpoint and rewinding.point is None:
             rewinding.load(self.args)
+        if isinstance(resume_from_checkpoint, str) and (saved := Path(resume_from_checkpoint) / MASK_FILE).is_file():
+            self._set_mask(read_mask(saved))
         if rewinding.start_rng is None:
             rewinding.start_rng = get_rng_state()
         elif self._replay or resume_from_checkpoint:
@@ -105,6 +112,8 @@ class LotteryMixin:
         rewinding.replaying = self._replay == "rewind_point"
         if rewinding.replaying and not resume_from_checkpoint and rewinding.point.step > 0:
             resume_from_checkpoint = str(rewinding.folder)
+        if self._zero is not None:
+            self._zero.enter(bool(resume_from_checkpoint) and resume_from_checkpoint != str(rewinding.folder))
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -113,25 +122,22 @@ class LotteryMixin:
         self._replay = None
         if self._last_lr_factor is None:
             group = inner_optimizer(self.optimizer).param_groups[0]
-            self._last_lr_factor = group["lr"] / group.get("initial_lr", group["lr"])
+            first = group.get("initial_lr", group["lr"])
+            self._last_lr_factor = group["lr"] / first if first else 0.0
         return output
 
     def prune(self) -> Mask:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
-        config = self.lottery_config
-        scores, key = self.scores()
-        mask = prune(scores, self.mask, rate=config.pruning_rate, rates=self._rates, scope=config.scope, key=key)
+        self._at_rest()
+        mask = next_mask(self, self.prunable_weights(), self._rates)
         self._set_mask(mask)
-        self._round += 1
+        self.current_round += 1
         return mask
 
-    def scores(self) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor] | None]:
-        """What each prunable weight is worth under the criterion: name -> tensor, and the function to see it through.
-
-        Magnitude gives the weights themselves and `torch.abs`, so that no copy of a large model is made.
-        """
+    def prunable_weights(self) -> dict[str, torch.nn.Parameter]:
+        """The live parameters that the mask is over, by name."""
         parameters = self._parameters()
-        return {name: parameters[name] for name in self._mask}, torch.abs
+        return {name: parameters[name] for name in self._mask}
 
     def rewind(self) -> None:
         """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
@@ -139,6 +145,7 @@ class LotteryMixin:
         Optimizer, scheduler, gradient scaler, random numbers and data order all start over, so that under an all-ones
         mask the next training is round 0 again, bit for bit.
         """
+        self._at_rest()
         if self.lottery_config.retraining == "weight_rewinding":
             self._rewind_callback.restore(self.model)
         self._mask_weights()
@@ -150,6 +157,7 @@ class LotteryMixin:
         Args:
             from_rewind_point: start at step k with the moments of step k; False: at step 0 with none.
         """
+        self._at_rest()
         if self._own_optimizer:
             inner_optimizer(self.optimizer).load_state_dict(copy.deepcopy(self._fresh_optimizer))
         else:
@@ -162,128 +170,11 @@ class LotteryMixin:
             self.accelerator.scaler.load_state_dict(copy.deepcopy(self._fresh_scaler))
         self._replay = "rewind_point" if from_rewind_point else "start"
 
-    # --- the search ---
-
-    def find_ticket(self) -> Ticket:
-        """Train, prune, rewind, `num_rounds` times; every finished round is kept on disk and never trained again."""
-        for number in range(self.lottery_config.num_rounds + 1):
-            self.run_round(number)
-        return self.ticket()
-
-    def ticket(self, number: int | None = None, **about: Any) -> Ticket:
-        """The ticket of a finished round: its mask, θ_k and the results of the rounds that led to it.
-
-        Args:
-            number: the round; None: the last one, `num_rounds`.
-            about: what else the ticket says of itself, as `hf_lottery.provenance.ticket_info` takes it
-                (results with their controls, seeds, recipe, datasets, license).
-        """
-        number = self.lottery_config.num_rounds if number is None else number
-        self.load_rewind_point()
-        mask, rewind = self.round_folder(number).mask(), self.rewind_point
-        about.setdefault("results", [self.round_folder(r).result() for r in range(number + 1)])
-        about.setdefault("seeds", [self.args.seed])
-        return Ticket(mask, rewind, ticket_info(self.model, mask, rewind, self.lottery_config, **about))
-
-    def run_round(self, number: int, **labels: Any) -> dict[str, Any]:
-        """Train round `number` of the search and return its line of results; what is finished is only read.
-
-        Raises:
-            FileNotFoundError: an earlier round, which this one starts from, is not finished.
-        """
-        unit = self.round_folder(number)
-        if from_main(lambda: unit.finished):
-            return unit.result()
-        if number > 0:
-            self.load_trained(number - 1)
-            self.prune()
-            self.rewind()
-        self._round = number
-        return self.train_unit(unit, round=number, **labels)
-
-    def load_trained(self, number: int) -> None:
-        """Take up mask and trained weights of a finished round, unless the model holds them already."""
-        if self._last_trained == number:
-            return
-        unit = self.round_folder(number)
-        if not unit.finished:
-            raise FileNotFoundError(f"round {number} is not finished in {unit.path}: run it first")
-        self.load_rewind_point()
-        unit.trained().restore(self.model)
-        self._set_mask(unit.mask())
-        self._last_lr_factor = unit.result().get("last_lr_factor")
-        self._round, self._last_trained = number, number
-
-    @property
-    def rewind_point(self) -> RewindPoint:
-        """θ_k. Raises RuntimeError before step k of the first training."""
-        if self._rewind_callback.point is None:
-            raise RuntimeError("there is no rewind point yet: train to the rewind step first")
-        return self._rewind_callback.point
-
-    def enter_round(self, number: int) -> None:
-        """Say which round is being trained, for its records and for the learning rate that fine-tuning goes on at."""
-        self._round = number
-        self._last_lr_factor = self.round_folder(0).result()["last_lr_factor"]
-
-    def load_rewind_point(self) -> None:
-        """Take up the rewind point that round 0 wrote."""
-        if self._rewind_callback.point is None and not self._rewind_callback.load(self.args):
-            raise FileNotFoundError(f"there is no rewind point in {self._rewind_callback.folder}: run round 0 first")
-
-    def train_unit(self, unit: UnitFolder, **labels: Any) -> dict[str, Any]:
-        """Train one network under the current mask into its own folder; returns its line of results.
-
-        Args:
-            unit: where to; a checkpoint of an earlier, interrupted process in it is continued from.
-            labels: what the line says of it (round, control, replicate, sample); the defaults are the ticket's.
-        """
-        root, self.args.output_dir = self.args.output_dir, str(unit.path)
-        try:
-            unit.path.mkdir(parents=True, exist_ok=True)
-            output = self.train(resume_from_checkpoint=from_main(lambda: get_last_checkpoint(str(unit.path))))
-            self._last_trained = None
-            evaluated = evaluations(self.state.log_history)
-            if self.eval_dataset is not None and (not evaluated or evaluated[-1]["step"] != self.state.global_step):
-                self.evaluate()
-            self.save_state()
-            first_step = self._rewind_callback.point.step if labels.get("round", 0) else 0
-            counts = self.mask.counts()
-            result = {
-                "replicate": 0,
-                "seed": self.args.seed,
-                "control": "ticket",
-                "sample": 0,
-                **labels,
-                "density": self.mask.density(),
-                "kept": sum(kept for kept, _ in counts.values()),
-                "prunable": sum(total for _, total in counts.values()),
-                "steps": self.state.global_step,
-                **summarise(self.state.log_history, first_step),
-                "train_seconds": output.metrics["train_runtime"],
-                "last_lr_factor": self._last_lr_factor,
-                "fingerprint": self.mask.fingerprint(),
-                "densities": counts,
-            }
-            trained = RewindPoint.capture(self.model, self.state.global_step, keep=self.args.should_save)
-            if self.args.should_save:
-                unit.finish(self.mask, trained, result)
-            barrier()
-        finally:
-            self.args.output_dir = root
-        if result["control"] == "ticket":
-            self._last_trained = result.get("round")
-        return result
-
-    def round_folder(self, number: int) -> UnitFolder:
-        """Where round `number` of the search lies: `round-NN` in the output folder."""
-        return UnitFolder(Path(self.args.output_dir) / f"round-{number:02d}")
-
     # --- Trainer's own seams ---
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if self._mask is not None:
-            logs = {**logs, "round": self._round, "density": self._density}
+            logs = {**logs, "round": self.current_round, "density": self._density}
         super().log(logs, *args, **kwargs)
 
     def create_scheduler(self, *args, **kwargs):
@@ -303,9 +194,6 @@ class LotteryMixin:
         if self._mask is not None and Path(resume_from_checkpoint) == self._rewind_callback.folder:
             return  # rewind() has put the weights back; the folder holds the rest of the training's state
         super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
-        saved = Path(resume_from_checkpoint) / MASK_FILE
-        if self._mask is not None and saved.is_file():
-            self._set_mask(read_mask(saved))
 
     def _save(self, output_dir: str | None = None, *args, **kwargs) -> None:
         super()._save(output_dir, *args, **kwargs)
@@ -314,6 +202,11 @@ class LotteryMixin:
 
     # --- inside ---
 
+    def _at_rest(self) -> None:
+        """The model is about to be looked at or changed between trainings."""
+        if self._zero is not None:
+            self._zero.leave()
+
     def _parameters(self) -> dict[str, torch.nn.Parameter]:
         return named_parameters(self.model)
 
@@ -321,6 +214,9 @@ class LotteryMixin:
         require_agreement(
             "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
         )
+        if self._masked_step is not None and self._zero is not None:
+            raise ValueError("the mask cannot change while DeepSpeed trains: change it between two trainings")
+        self._at_rest()
         self._mask = mask
         self._density = mask.density()
         self._mask_weights()
@@ -329,7 +225,9 @@ class LotteryMixin:
         if self._masked_step is not None:
             self._attach_mask()
 
-    def _masked(self) -> MaskedStep:
+    def _masked(self) -> MaskedStep | ZeroMaskedStep:
+        if self._zero is not None and self._zero.engine_runs:
+            return ZeroMaskedStep(self._parameters(), self._mask)
         held_at_init = self.lottery_config.pruned_value == "init" and self._density < 1
         values = self.rewind_point.tensors if held_at_init else None
         return MaskedStep(self._parameters(), self._mask, values)
@@ -356,6 +254,16 @@ class _MaskCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer._attach_mask()
+
+    def on_save(self, args, state, control, **kwargs):
+        # where weights are saved as shards, Trainer._save is not called
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
+        if args.should_save and saved.parent.is_dir() and not saved.is_file():
+            write_mask(self.trainer.mask, saved)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if isinstance(self.trainer._masked_step, ZeroMaskedStep):
+            self.trainer._masked_step.require_zero()
 
 
 class LotteryTrainer(LotteryMixin, Trainer):

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hf_lottery.assemble import claim_output_folder, make_experiment
+from hf_lottery.auto_rewind import settle_rewind_step
 from hf_lottery.experiment import Experiment
 from hf_lottery.recipe import Recipe
-from hf_lottery.run import claim_output_folder, conclude, make_experiment
+from hf_lottery.run import conclude
 
 WORKER_FLAG = "--as-worker"
 
@@ -37,7 +39,9 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
     if count < 1:
         raise ValueError(f"--workers is {count}; it must be 1 or more")
     console = console or Console()
-    experiment = make_experiment(recipe, claim_output_folder(recipe))
+    root = claim_output_folder(recipe)
+    recipe = settle_rewind_step(recipe, root)
+    experiment = make_experiment(recipe, root)
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     command = [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
@@ -56,7 +60,8 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
 
 def work(recipe: Recipe) -> None:
     """Be a worker: train until nothing is left, and print nothing but errors."""
-    make_experiment(recipe, claim_output_folder(recipe)).run()
+    root = claim_output_folder(recipe)
+    make_experiment(settle_rewind_step(recipe, root), root).run()
 
 
 def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, console: Console | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What every rank of a launched test does: python launched.py SETUP FOLDER, under torchrun or by hand.
+"""What every rank of a launched test does: launched.py all SETUP FOLDER (or: die SETUP FOLDER), under torchrun.
 
 SETUP says which distributed type to reach. All that tests assert is written to FOLDER/rank-N.json.
 """
@@ -15,9 +15,11 @@ from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
-from hf_lottery.distributed import full, named_parameters
+from hf_lottery.distributed import from_main, full, named_parameters, require_shared_folder
+from hf_lottery.launch import require_same_data, require_same_recipe
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.rewind import RewindPoint
+from hf_lottery.tasks import TaskData
 
 GLOBAL_BATCH = 16
 STEPS = 6
@@ -67,12 +69,12 @@ class EveryStep(TrainerCallback):
                 pruned = weights_of(self.trainer, name, parameter)[~mask[name]]
                 if pruned.count_nonzero():
                     self.moved.append([state.global_step, name])
-        if self.stop_at == (self.trainer._round, state.global_step):
+        if self.stop_at == (self.trainer.current_round, state.global_step):
             raise InterruptedError
 
 
 def weights_of(trainer, name, parameter):
-    return full(parameter.detach()).cpu()
+    return full(parameter).cpu()
 
 
 def arguments(setup: str, folder: Path, **changes) -> TrainingArguments:
@@ -107,14 +109,35 @@ def arguments(setup: str, folder: Path, **changes) -> TrainingArguments:
     return args
 
 
-SETUPS: dict[str, dict] = {"single": {}, "ddp": {}, "fsdp2": {}}
-FSDP2_ENVIRONMENT = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "Linear",
-    "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
+def zero(stage: int) -> dict:
+    """A DeepSpeed config, as TrainingArguments takes it."""
+    return {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "gradient_clipping": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+SETUPS: dict[str, dict] = {
+    "single": {},
+    "ddp": {},
+    "fsdp2": {},
+    "zero2": {"deepspeed": zero(2)},
+    "zero3": {"deepspeed": zero(3)},
+}
+ENVIRONMENT = {
+    "fsdp2": {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "Linear",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+    },
+    "zero2": {"DS_ACCELERATOR": "cpu"},
+    "zero3": {"DS_ACCELERATOR": "cpu"},
 }
 
 
@@ -164,12 +187,8 @@ def search(setup: str, folder: Path) -> dict:
         "losses": losses(trainer),
         "eval_loss": [trainer.round_folder(r).result()["eval_loss"] for r in range(3)],
     }
-    broken, watch = make(setup, folder / "broken")
-    watch.stop_at = (1, 5)
-    try:
-        broken.find_ticket()
-    except InterruptedError:
-        report["interrupted"] = True
+    if not (folder / "broken").is_dir():
+        interrupted(setup, folder)
     continued, watch = make(setup, folder / "broken")
     again = continued.find_ticket()
     report["continued"] = {
@@ -180,6 +199,27 @@ def search(setup: str, folder: Path) -> dict:
         "eval_loss": [continued.round_folder(r).result()["eval_loss"] for r in range(3)],
     }
     return report
+
+
+def interrupted(setup: str, folder: Path) -> None:
+    """A search that stops after step 5 of round 1, of which a checkpoint at step 4 is left."""
+    trainer, watch = make(setup, folder / "broken")
+    watch.stop_at = (1, 5)
+    try:
+        trainer.find_ticket()
+    except InterruptedError:
+        return
+    raise AssertionError("it was not interrupted")
+
+
+def die(setup: str, folder: Path) -> None:
+    """The same, by the sudden death of the last rank, which says nothing to the others."""
+    trainer, watch = make(setup, folder / "broken")
+    watch.stop_at = (1, 5) if trainer.args.process_index == trainer.args.world_size - 1 else None
+    try:
+        trainer.find_ticket()
+    except InterruptedError:
+        os._exit(7)
 
 
 def replay(setup: str, folder: Path, rewind_step: int) -> dict:
@@ -208,6 +248,33 @@ def disagree(setup: str, folder: Path) -> str:
     return "no error"
 
 
+def refusals(folder: Path) -> dict[str, str]:
+    """What is said on this rank when ranks do not fit together."""
+    rank = torch.distributed.get_rank()
+    (folder / f"only-on-{rank}").mkdir()
+    attempts = {
+        "recipe": lambda: require_same_recipe(f"seed: {rank}"),
+        "data": lambda: require_same_data(task_data(copies=1 + rank)),
+        "folder": lambda: require_shared_folder(folder / f"only-on-{rank}"),
+        "decision": lambda: from_main(lambda: [][rank]),
+    }
+    said = {}
+    for name, attempt in attempts.items():
+        try:
+            attempt()
+        except (ValueError, IndexError) as error:
+            said[name] = str(error)
+    require_same_recipe("seed: 1")
+    require_shared_folder(folder)
+    require_same_data(task_data())
+    return said
+
+
+def task_data(copies: int = 1) -> TaskData:
+    rows = [{"pixel_values": image, "labels": label} for image, label in examples(8)]
+    return TaskData(rows * copies, rows, rows, collate)
+
+
 def plain(setup: str, folder: Path) -> list[float]:
     """transformers' own Trainer: what the others are compared with."""
     trainer = Trainer(model(), arguments(setup, folder, eval_strategy="no", save_strategy="no"), collate, examples())
@@ -217,6 +284,11 @@ def plain(setup: str, folder: Path) -> list[float]:
 
 def main(setup: str, folder: Path) -> None:
     torch.set_num_threads(1)
+    if setup.startswith("zero"):
+        import deepspeed
+
+        # compiled at its first use, which takes minutes, for sums between processes that gloo makes as well
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     report = {
         "search": search(setup, folder),
         "replay_0": replay(setup, folder / "replay-0", 0),
@@ -225,6 +297,9 @@ def main(setup: str, folder: Path) -> None:
     }
     if setup != "single":
         report["disagree"] = disagree(setup, folder / "disagree")
+    if setup == "ddp":
+        report["refusals"] = refusals(folder)
+        report["snip"] = make(setup, folder / "snip", {"criterion": "snip"})[0].prune().fingerprint()
     rank = os.environ.get("RANK", "0")
     (folder / f"rank-{rank}.json").write_text(json.dumps(report))
     if torch.distributed.is_initialized():
@@ -232,4 +307,4 @@ def main(setup: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    {"all": main, "die": die}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))

@@ -47,6 +47,6 @@ def test_the_page_opens_with_plots_tables_verdict_and_no_complaints(tmp_path):
     assert len(found["plots"]) == 7
     assert all(width > 500 and height > 250 for width, height in found["plots"])
     assert all(count > 30 for count in found["drawn"])
-    assert found["tables"] == [6, 5, 5]
+    assert found["tables"] == [6, 5, 5, 5]
     assert found["overflow"] <= 0
     assert found["scripts"] == 0

@@ -66,7 +66,11 @@ def test_equal_values_are_matching_and_not_better():
     assert found.rounds[0].matching.answer == YES
     assert found.rounds[0].better["random_reinit"].answer == NO
     assert found.rounds[0].earlier.answer == YES  # 800 of 1000 steps
-    assert "It is no better than random_reinit." in headline(found)
+    assert found.rounds[0].winning == NO
+    assert headline(found).endswith(
+        "It is no better than random_reinit. No winning ticket: wherever it matches, a random re-initialisation or a "
+        "random mask does as well."
+    )
 
 
 def test_lower_is_better_for_perplexity_and_the_tolerance_is_a_share_of_dense():
@@ -114,6 +118,45 @@ def test_without_dense_or_without_rounds_the_headline_says_so():
     )
 
 
+def several(**accuracies):
+    """The verdict of three replicates; control -> {round: accuracy of all three, a little apart}."""
+    found = []
+    for control, rounds in accuracies.items():
+        for round, accuracy in rounds.items():
+            found += [line(control, round, r, test_accuracy=accuracy + 0.0001 * r * round) for r in range(3)]
+    return verdict(Results(found))
+
+
+def test_a_winning_ticket_at_a_greater_density_than_the_extreme_is_named():
+    found = several(ticket={0: 0.98, 1: 0.98, 2: 0.98}, random_reinit={1: 0.97, 2: 0.98}, random_mask={1: 0.96})
+    assert [judged.winning for judged in found.rounds] == [YES, NO]
+    assert found.extreme.round == 2 and found.winning.round == 1
+    assert headline(found).endswith(
+        "It is no better than random_reinit. A winning ticket, which must also beat its controls, is shown down to "
+        "51.0%."
+    )
+
+
+def test_matching_where_no_control_was_run_leaves_the_question_to_other_rounds():
+    found = several(ticket={0: 0.98, 1: 0.98, 2: 0.98}, random_reinit={1: 0.97})
+    assert [judged.winning for judged in found.rounds] == [YES, NO_DATA]
+    assert "No control was run at this density" in headline(found)
+    assert headline(found).endswith("is shown down to 51.0%.")
+
+
+def test_an_undecided_control_is_not_a_winning_ticket():
+    found = judged([0.98] * 3, [0.98] * 3, random_reinit=[0.979, 0.982, 0.976])
+    assert found.rounds[0].winning == TOO_FEW
+    assert headline(found).endswith("A winning ticket, which must also beat its controls, is not shown.")
+
+
+def test_better_than_other_controls_alone_does_not_make_a_winning_ticket():
+    one_shot = [line("random_mask", 1, r, test_accuracy=0.9) | {"control": "one_shot"} for r in range(3)]
+    found = verdict(Results([entry for entry in lines(3, controls=()) if entry["round"] < 2] + one_shot))
+    assert found.rounds[0].better["one_shot"].answer == YES
+    assert found.rounds[0].winning == NO_DATA and found.winning is None
+
+
 def test_an_honest_negative():
     found = judged([0.98, 0.981, 0.979], [0.95, 0.951, 0.949], random_reinit=[0.95, 0.951, 0.949])
     assert headline(found) == "No ticket: at no density is test accuracy within 0.20 points of dense (3 replicates)."
@@ -129,6 +172,15 @@ def test_undecided_rounds_are_named():
 
 def test_a_matching_density_without_controls_is_not_called_a_winning_ticket():
     assert "not shown to be a winning ticket" in headline(verdict(Results(lines(3, controls=()))))
+
+
+def test_at_the_early_stop_step_the_metric_there_is_judged():
+    found = [line("ticket", 0, r, test_accuracy=0.5, early_stop_test_accuracy=0.98) for r in range(3)]
+    found += [line("ticket", 1, r, test_accuracy=0.9, early_stop_test_accuracy=0.97) for r in range(3)]
+    assert verdict(Results(found)).rounds[0].matching.answer == YES
+    early = verdict(Results(found), early_stop=True)
+    assert early.rounds[0].matching.answer == NO
+    assert early.rounds[0].matching.difference.mean == pytest.approx(-0.01)
 
 
 def test_a_negative_tolerance_is_refused():

@@ -70,7 +70,7 @@ def test_a_key_is_the_same_as_scores_made_before(problem):
 def as_if_large(monkeypatch):
     """Bounds so low that small tensors take the ways of large ones: samples, several passes, runs, threads."""
     monkeypatch.setattr(pieces, "CPU_RUN", 8)
-    monkeypatch.setattr(threshold, "CPU_RUN", 8)
+    monkeypatch.setattr(threshold, "_SAMPLE_AT_ONCE", 8)
     monkeypatch.setattr(threshold, "_COUNT_ALL", 20)
     monkeypatch.setattr(threshold, "_SAMPLE", 12)
     monkeypatch.setattr(threshold, "_BINS", 5)

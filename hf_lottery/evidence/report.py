@@ -36,7 +36,7 @@ def write_report(output_dir: str | os.PathLike, tolerance: float = TOLERANCE, ba
     results = read_results(output_dir)
     recipe, notes = _read_recipe(output_dir / "recipe.yaml")
     found = verdict(results, tolerance)
-    sections = make_sections(output_dir, results, found, bars)
+    sections = make_sections(output_dir, results, tolerance, bars)
     if notes := [*results.notes, *notes, *_unfinished(results, recipe)]:
         sections.insert(0, Section("What is missing", notes))
     folder = output_dir / "report"

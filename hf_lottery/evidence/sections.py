@@ -14,7 +14,7 @@ from hf_lottery.evidence.overlap import overlaps
 from hf_lottery.evidence.paths import STABLE_BELOW
 from hf_lottery.evidence.results import TICKET, Results
 from hf_lottery.evidence.table import caption, rows
-from hf_lottery.evidence.verdict import Finding, Verdict, verdict_controls
+from hf_lottery.evidence.verdict import Finding, Verdict, verdict, verdict_controls
 
 Table = tuple[list[str], list[list[str]]]  # headings, rows
 
@@ -29,12 +29,14 @@ class Section:
     plot: tuple[str, Figure] | None = None
 
 
-def make_sections(output_dir: Path, results: Results, found: Verdict, bars: str) -> list[Section]:
+def make_sections(output_dir: Path, results: Results, tolerance: float, bars: str) -> list[Section]:
     """All sections for which there is something to show."""
+    found = verdict(results, tolerance)
     return [
         _metric(results, bars),
         *judgement(found),
         *_speed(results, bars),
+        *judgement(verdict(results, tolerance, early_stop=True)),
         *_curves(output_dir, results, found),
         *_layers(results),
         *_overlap(output_dir, results),
@@ -63,20 +65,22 @@ def judgement(found: Verdict) -> list[Section]:
         return []
     controls = verdict_controls(found)
     headings = ["density", "matching dense?", *(f"better than {control}?" for control in controls)]
-    headings += ["earlier than dense?", "speed-up"]
+    headings += ["winning ticket?", "earlier than dense?", "speed-up"]
     body = []
     for r in found.rounds:
         row = [text.percent(r.density), _cell(r.matching, found.metric)]
         row += [_cell(r.better[c], found.metric) if c in r.better else text.NOTHING for c in controls]
-        row += [_steps_cell(r.earlier), text.times(r.speedup)]
+        row += [r.winning, _steps_cell(r.earlier), text.times(r.speedup)]
         body.append(row)
     margin = text.difference(found.tolerance, found.metric, signed=False)
+    when = "the early-stop step" if found.early_stop else "the end of training"
     sentence = (
-        f"Matching: test {found.metric} at the end of training within {margin} of dense. A difference is the mean "
-        "over paired replicates, signed so that + favours the ticket, with its 95% interval and the number n of "
-        "pairs. Speed-up: dense early-stop step / the ticket's."
+        f"Matching: test {found.metric} at {when} within {margin} of dense. A difference is the mean over "
+        "paired replicates, signed so that + favours the ticket, with its 95% interval and the number n of "
+        "pairs. Winning: matching, and better than random_reinit and random_mask where they were run. Speed-up: dense "
+        "early-stop step / the ticket's."
     )
-    return [Section("Verdict by density", [sentence], (headings, body))]
+    return [Section(f"Verdict by density, at {when}", [sentence], (headings, body))]
 
 
 def _cell(finding: Finding, metric: str) -> str:

@@ -12,6 +12,9 @@ from hf_lottery.evidence.text import difference, percent
 TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.05671)
 MIN_REPLICATES = 3  # a t interval of two values is 12.7 standard errors wide on either side
 
+# the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
+LOTTERY_CONTROLS = ("random_reinit", "random_mask")
+
 YES, NO, TOO_FEW, NO_DATA = "yes", "no", "too few replicates to say", "not measured"
 
 
@@ -52,6 +55,15 @@ class RoundVerdict:
     earlier_than: dict[str, Finding]
     speedup: float
 
+    @property
+    def winning(self) -> str:
+        """Is it a winning ticket: matching, and better than random re-initialisation and random mask (if run)?"""
+        answers = [self.better[control].answer for control in LOTTERY_CONTROLS if control in self.better]
+        if not answers:
+            return NO_DATA
+        answers.append(self.matching.answer)
+        return NO if NO in answers else YES if set(answers) == {YES} else TOO_FEW
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -59,6 +71,7 @@ class Verdict:
 
     Args:
         metric: the task's metric.
+        early_stop: judged at the early-stop step, not at the end of training.
         tolerance: in units of the metric (a fraction for accuracy).
         replicates: how many replicates have a finished dense network.
         rounds: the findings by round, from round 1.
@@ -66,6 +79,7 @@ class Verdict:
 
     metric: str
     greater_is_better: bool
+    early_stop: bool
     tolerance: float
     replicates: int
     rounds: list[RoundVerdict]
@@ -77,14 +91,20 @@ class Verdict:
         return min(matching, key=lambda found: found.density, default=None)
 
     @property
+    def winning(self) -> RoundVerdict | None:
+        """The winning ticket of the lowest density, or None."""
+        winning = [found for found in self.rounds if found.winning == YES]
+        return min(winning, key=lambda found: found.density, default=None)
+
+    @property
     def extreme_on_average(self) -> RoundVerdict | None:
         """The same, by means alone: what papers without intervals print."""
         matching = [found for found in self.rounds if found.matching.on_average]
         return min(matching, key=lambda found: found.density, default=None)
 
 
-def verdict(results: Results, tolerance: float = TOLERANCE) -> Verdict:
-    """Judge every round of an experiment, by the test metric at the end of training.
+def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False) -> Verdict:
+    """Judge every round of an experiment, by the test metric at the end of training or at the early-stop step.
 
     All comparisons pair the replicates and use the 95% Student-t interval [l, h] of the mean difference d, signed so
     that positive favours the ticket, with ε the tolerance. Below 3 replicates nothing is decided. Otherwise
@@ -99,6 +119,8 @@ def verdict(results: Results, tolerance: float = TOLERANCE) -> Verdict:
         results: the finished units.
         tolerance: ε. For metrics of which greater is better, in the metric's units (0.002 = 0.2 points of accuracy);
             for perplexity and loss, as a share of the dense network's mean value.
+        early_stop: judge by the metric at every network's own early-stop step, as Frankle & Carbin 2019 do in most
+            figures, instead of the end, as Frankle et al. 2020 do.
 
     Raises:
         ValueError: the tolerance is negative.
@@ -108,12 +130,12 @@ def verdict(results: Results, tolerance: float = TOLERANCE) -> Verdict:
     if not tolerance >= 0:
         raise ValueError(f"the tolerance is {tolerance}; it must be 0 or more, such as 0.002 for 0.2 points")
     sign = 1 if results.greater_is_better else -1
-    key = f"test_{results.metric}"
+    key = f"early_stop_test_{results.metric}" if early_stop else f"test_{results.metric}"
     dense = results.values(key, TICKET, 0)
     if not results.greater_is_better and dense:
         tolerance *= sum(dense.values()) / len(dense)
     rounds = [_judge(results, round, key, sign, dense, tolerance) for round in results.rounds(TICKET) if round > 0]
-    return Verdict(results.metric, results.greater_is_better, tolerance, len(dense), rounds)
+    return Verdict(results.metric, results.greater_is_better, early_stop, tolerance, len(dense), rounds)
 
 
 def _judge(results: Results, round: int, key: str, sign: int, dense: dict[int, float], tolerance: float):
@@ -177,7 +199,7 @@ def headline(found: Verdict) -> str:
             f"Matching down to {percent(best.density)} density (round {best.round}): test {found.metric} within "
             f"{margin} of dense, 95% interval over {best.matching.difference.n} replicates."
         )
-        return f"{start} {_against_controls(best)}".strip()
+        return f"{start} {_against_controls(best)} {_winning(found, best)}".strip()
     if found.replicates < MIN_REPLICATES:
         by_mean = found.extreme_on_average
         rest = (
@@ -203,3 +225,18 @@ def _against_controls(found: RoundVerdict) -> str:
         if names:
             parts.append(f"{words} {', '.join(names)}.")
     return " ".join(parts)
+
+
+def _winning(found: Verdict, best: RoundVerdict) -> str:
+    """What the extreme matching density does not say: where else there is a winning ticket, or that there is none."""
+    if best.winning == YES:
+        return ""
+    if found.winning is not None:
+        at = percent(found.winning.density)
+        return f"A winning ticket, which must also beat its controls, is shown down to {at}."
+    matching = [judged for judged in found.rounds if judged.matching.answer == YES and judged.winning != NO_DATA]
+    if not matching:
+        return ""
+    if all(judged.winning == NO for judged in matching):
+        return "No winning ticket: wherever it matches, a random re-initialisation or a random mask does as well."
+    return "A winning ticket, which must also beat its controls, is not shown."

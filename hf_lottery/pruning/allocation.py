@@ -26,8 +26,8 @@ def uniform_share(shape: tuple[int, ...]) -> int:
 def allocate(capacities: Mapping[str, int], shares: Mapping[str, int], total: int) -> dict[str, int]:
     """Share `total` out: every tensor keeps min(capacity, ε · share), with the one ε at which they sum to `total`.
 
-    What a full tensor cannot take goes to the others by their shares, as RigL solves for ε again once a density is capped
-    at 1. Whole numbers by largest remainder, ties by name, so that the sum is exact.
+    What a full tensor cannot take goes to the others by their shares, as RigL solves for ε again once a density
+    is capped at 1. Whole numbers by largest remainder, ties by name, so that the sum is exact.
 
     Args:
         capacities: name -> the most that it can keep: its alive weights.

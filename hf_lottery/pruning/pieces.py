@@ -14,9 +14,8 @@ from torch import Tensor
 # On the CPU a piece is numpy's, whose comparisons are several times faster than torch's and run in the calling thread.
 Array = np.ndarray | Tensor
 
-# Weights a run. Torch, too, runs an op of this size in the calling thread, and temporaries stay in a CPU's cache;
-# on a GPU starting a kernel costs little beside its work.
-CPU_RUN = 1 << 15
+# Weights a run: on the CPU its temporaries stay in the cache; on a GPU starting a kernel costs little beside its work.
+CPU_RUN = 1 << 17
 CUDA_RUN = 1 << 24
 
 
@@ -61,6 +60,7 @@ class Pieces:
         # every float dtype but float64 fits into float32 exactly
         doubles = any(self._apply(scores[name].detach().new_empty(0)).dtype == torch.float64 for name in self.names)
         self.dtype = torch.float64 if doubles else torch.float32
+        self._on_cpu = all(scores[name].is_cpu for name in self.names)
 
     def each(self, work: Callable[[Piece], None], names: list[str] | None = None) -> None:
         """Call `work` with every run: in the calling thread if they are few, else from many threads in no fixed order.
@@ -82,13 +82,17 @@ class Pieces:
                         return
                     work(self._piece(*run))
 
-        threads = torch.get_num_threads() if sum(self.numel[name] for name in names) > 8 * CPU_RUN else 1
-        if threads == 1:
+        threads = torch.get_num_threads() if self._on_cpu else 1
+        if threads == 1 or sum(self.numel[name] for name in names) <= 4 * CPU_RUN:
             worker()
             return
-        with ThreadPoolExecutor(threads) as pool:
-            for future in [pool.submit(worker) for _ in range(threads)]:
-                future.result()
+        try:
+            # every worker a thread of its own, that torch does not split again
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for future in [pool.submit(worker) for _ in range(threads)]:
+                    future.result()
+        finally:
+            torch.set_num_threads(threads)  # the setting is also the process's
 
     def sample(self, name: str, positions: Tensor) -> np.ndarray:
         """The alive among the values at these flat indices (int64)."""

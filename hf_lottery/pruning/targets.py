@@ -52,6 +52,8 @@ def prunable(
     for name, parameter in parameters.items():
         is_linear_weight = isinstance(owner[name], LINEAR_MODULES) and "weight" in name.rpartition(".")[2]
         wanted = is_linear_weight and id(parameter) not in embeddings and parameter.dim() >= 2
+        # an adapter's mask is over A and B; the modules that PEFT saves whole are trained densely beside them
+        wanted = wanted and ".modules_to_save." not in name
         if target_modules is not None:
             wanted = _asked_for(name, target_modules) or (wanted and _inside(name, target_modules))
         if not wanted or (exclude_modules is not None and _inside(name, exclude_modules)):

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_lottery.pruning.pieces import CPU_RUN, Array, Piece, Pieces, number
+from hf_lottery.pruning.pieces import Array, Piece, Pieces, number
 
 _BINS = 20  # log2 of the bins of a pass,
 _FEW_BINS = 14  # and where scores are few enough that another pass is cheaper than many bins
-_SAMPLE = 1 << 17  # scores that the first bracket is guessed from
+_SAMPLE = 1 << 17  # scores that the first bracket is guessed from,
+_SAMPLE_AT_ONCE = 1 << 15  # and so many of them are fetched in the calling thread
 _COUNT_ALL = 1 << 20  # up to so many scores a sample saves nothing
 
 
@@ -91,8 +92,8 @@ def _guess(pieces: Pieces, total: int, count: int, all_reduce: Callable[[Tensor]
         size = pieces.numel[name]
         # as many of a tensor as is its share of all, so that every process's sample weighs the same
         wanted = -(-_SAMPLE * size // numel_everywhere)
-        for done in range(0, wanted, CPU_RUN):
-            positions = generator.integers(size, size=min(CPU_RUN, wanted - done))
+        for done in range(0, wanted, _SAMPLE_AT_ONCE):
+            positions = generator.integers(size, size=min(_SAMPLE_AT_ONCE, wanted - done))
             found = pieces.sample(name, torch.from_numpy(positions))
             bins.add(found[found == found])  # NaN is for the pass to find
     running = np.cumsum(all_reduce(torch.from_numpy(bins.counts())).numpy())

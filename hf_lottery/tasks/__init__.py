@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
@@ -30,6 +30,7 @@ class TaskData:
         processing_class: a tokenizer or image processor, saved beside the model.
         metric: the metric of compute_metrics that tickets are judged by.
         greater_is_better: whether a greater `metric` is better.
+        callbacks: of every training.
     """
 
     train: Any
@@ -41,6 +42,7 @@ class TaskData:
     processing_class: Any = None
     metric: str = "accuracy"
     greater_is_better: bool = True
+    callbacks: list[Any] = field(default_factory=list)
 
 
 def task_module(name: str) -> ModuleType:

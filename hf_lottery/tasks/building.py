@@ -31,7 +31,12 @@ def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedMo
         architecture = architecture_config(model.architecture, given, config)
         set_seed(seed)
         return auto_class.from_config(architecture)
-    options = {"revision": model.revision, "dtype": model.dtype, "gguf_file": model.gguf_file}
+    options = {
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "gguf_file": model.gguf_file,
+        "device_map": model.device_map,
+    }
     options = {name: value for name, value in options.items() if value is not None}
     options.update({**config, **given})
     set_seed(seed)

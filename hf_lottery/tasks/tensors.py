@@ -52,7 +52,7 @@ def take_batch(features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return batch
 
 
-def hold_out(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def hold_out(total: int, count: int, seed: int, key: str = "data.validation_size") -> tuple[Tensor, Tensor]:
     """Split indices 0 … total−1 at random: (what is left, the `count` held out), both in ascending order.
 
     Raises:
@@ -60,8 +60,8 @@ def hold_out(total: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """
     if not 0 < count < total:
         raise ValueError(
-            f"data.validation_size is {count}, of {total} examples; it must be between 1 and {total - 1}: "
-            "set data.validation_size to a smaller number"
+            f"{key} is {count}, of {total} examples; it must be between 1 and {total - 1}: "
+            f"set {key} to a smaller number"
         )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[count:].sort().values, order[:count].sort().values

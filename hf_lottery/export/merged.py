@@ -1,0 +1,106 @@
+"""A trained network as one plain model: the base with its adapter merged in, or its weights as they are trained."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from hf_lottery.export.source import Source
+from hf_lottery.tasks.causal_lm import load_tokenizer, pretrained_model
+
+SPARSE = 0.01  # a base with fewer exact zeros than this is dense: single weights are 0 by chance
+
+
+@dataclass
+class Zeros:
+    """Exact zeros of the base's weights that an adapter is merged into.
+
+    Args:
+        before: how many the base has.
+        kept: how many of them are zero after the merge.
+        total: weights of those modules.
+    """
+
+    before: int
+    kept: int
+    total: int
+
+    def __str__(self) -> str:
+        if self.before < SPARSE * self.total:
+            return "the base is dense"
+        share = f"{self.before:,} of {self.total:,} weights of the merged modules were zero in the base"
+        if self.kept == self.before:
+            return f"{share}, and still are"
+        return f"{share}; the merge fills {self.before - self.kept:,} of them (--keep-zeros leaves them zero)"
+
+
+def save_merged(source: Source, folder: str | os.PathLike, keep_zeros: bool = False) -> tuple[Path, Zeros | None]:
+    """Write a causal language model that loads with transformers alone.
+
+    A quantised base is merged in full precision, as it was before quantisation.
+
+    Args:
+        source: what to export.
+        folder: made if need be.
+        keep_zeros: leave zero what is zero in the base: ΔW is then masked by the base's own zeros, which changes the
+            function unless it was trained so.
+
+    Returns:
+        The folder, and what became of the base's zeros (None without an adapter).
+
+    Raises:
+        ValueError: the task is another than causal_lm.
+    """
+    recipe = source.recipe
+    if recipe.data.task != "causal_lm":
+        raise ValueError(f"--to merged is for the task causal_lm, not for {recipe.data.task}")
+    model, zeros = pretrained_model(recipe.model, recipe.training_arguments().seed), None
+    if (lora := recipe.lora_config()) is not None:
+        model = get_peft_model(model, lora)
+        write_into(model, source.tensors)
+        model, zeros = merge(model, keep_zeros)
+    else:
+        write_into(model, source.tensors)
+    model.save_pretrained(folder)
+    load_tokenizer(recipe.data, recipe.model).save_pretrained(folder)
+    return Path(folder), zeros
+
+
+@torch.no_grad()
+def merge(model: PeftModel, keep_zeros: bool = False) -> tuple[nn.Module, Zeros]:
+    """Merge the active adapter into its base, in place; returns the base model and what became of its zeros.
+
+    Merging densifies a sparse base, for ΔW is dense; `keep_zeros` writes the base's zeros again.
+    """
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+    was_zero = {id(layer): layer.get_base_layer().weight == 0 for _, layer in layers}
+    zeros = Zeros(0, 0, 0)
+    for _, layer in layers:
+        layer.merge()
+        weight, mask = layer.get_base_layer().weight, was_zero[id(layer)]
+        if keep_zeros:
+            weight.masked_fill_(mask, 0)
+        zeros.before += int(mask.count_nonzero())
+        zeros.kept += int((mask & (weight == 0)).count_nonzero())
+        zeros.total += weight.numel()
+    return model.unload(), zeros
+
+
+@torch.no_grad()
+def write_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Copy values into a model's parameters and buffers, in place.
+
+    Raises:
+        ValueError: a tensor is missing from the model or has another shape.
+    """
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in tensors.items():
+        if name not in state or state[name].shape != value.shape:
+            raise ValueError(f"the recipe's model has no '{name}' of shape {tuple(value.shape)}: was it changed?")
+        state[name].copy_(value)

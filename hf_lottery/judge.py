@@ -1,0 +1,134 @@
+"""One pruning of a trainer's network: the criterion says what weights are worth, the pattern what goes together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from hf_lottery.distributed import mean_over_ranks
+from hf_lottery.mask import Mask
+from hf_lottery.pruning import scores as criteria
+from hf_lottery.pruning.heads import attention_heads
+from hf_lottery.pruning.lora import prune_ranks, require_comparable
+from hf_lottery.pruning.patterns import prune_heads, prune_n_of_m, prune_neurons
+from hf_lottery.pruning.sharded import prune
+from hf_lottery.pruning.synflow import synflow
+
+if TYPE_CHECKING:
+    from hf_lottery.trainer import LotteryMixin
+
+CALIBRATION_BATCHES = 8  # of the training data, for criteria that look at data
+Scores = tuple[Mapping[str, Tensor], Callable[[Tensor], Tensor] | None]
+
+
+def next_mask(trainer: LotteryMixin, weights: Mapping[str, Tensor], rates: Mapping[str, float]) -> Mask:
+    """The mask after one pruning, as the trainer's `lottery_config` says.
+
+    Args:
+        trainer: its model, data and rewind point are what criteria may look at.
+        weights: name -> parameter, those of the trainer's mask.
+        rates: parameter name -> its own rate.
+
+    Raises:
+        ValueError: the network has not what criterion or pattern needs, or its weights are sharded and they need them
+            whole.
+    """
+    config, alive = trainer.lottery_config, trainer.mask
+    if any(isinstance(w, DTensor) for w in weights.values()) and (config.criterion, config.pattern) != (
+        "magnitude",
+        "weight",
+    ):
+        raise ValueError(
+            f"criterion {config.criterion} with pattern {config.pattern} needs whole weights, and FSDP2 shards them: "
+            "use criterion magnitude with pattern weight, or DDP"
+        )
+    how: dict[str, Any] = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
+    if config.pattern == "rank":
+        return prune_ranks(weights, alive, **how)
+    values, key = judge(trainer, weights, how)
+    if config.pattern == "weight":
+        return prune(values, alive, key=key, **how)
+    if config.pattern == "neuron":
+        return prune_neurons(values, alive, key=key, **how)
+    if config.pattern == "head":
+        return prune_heads(values, alive, heads=attention_heads(trainer.model), key=key, **how)
+    n, m = map(int, config.pattern.split(":"))
+    return prune_n_of_m(values, alive, n, m, key)
+
+
+def judge(trainer: LotteryMixin, weights: Mapping[str, Tensor], how: Mapping[str, Any]) -> Scores:
+    """What each weight is worth: name -> tensor, and the function to see it through (None: the score itself).
+
+    Magnitude gives the weights themselves and `torch.abs`, so that no copy of a large model is made.
+    """
+    criterion = trainer.lottery_config.criterion
+    if criterion == "magnitude":
+        if how["scope"] == "global":
+            require_comparable(weights)
+        return weights, torch.abs
+    if criterion == "random":
+        seed = trainer.args.seed * 1000 + trainer.current_round
+        return criteria.random(weights, torch.Generator().manual_seed(seed)), None
+    if criterion == "large_init":
+        return criteria.large_init({name: trainer.rewind_point.tensors[name] for name in weights}), None
+    if criterion in ("magnitude_increase", "movement"):
+        return criteria.CRITERIA[criterion](weights, trainer.rewind_point.tensors), None
+    if criterion == "lora_product":
+        return criteria.lora_product(weights), None
+    model, batches = trainer.model, [trainer._prepare_inputs(batch) for batch in _batches(trainer)]
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    model.train()
+    try:
+        if criterion == "synflow":
+            return synflow(weights, model, one_example_of_ones(model, batches[0]), trainer.mask, **how), None
+        if criterion == "wanda":
+            norms = criteria.input_norms(model, list(weights), lambda batch: model(**batch), batches)
+            return mean_over_ranks(criteria.wanda(weights, norms)), None
+        return mean_over_ranks(criteria.CRITERIA[criterion](weights, _loss(model), batches)), None
+    finally:
+        model.train(was_training)
+        for name, buffer in model.named_buffers():  # batch norm has seen the batches
+            buffer.copy_(buffers[name])
+
+
+def one_example_of_ones(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """SynFlow's input: ones, shaped as one example; where inputs are tokens, ones in place of their embeddings."""
+    if "input_ids" in batch:
+        width = model.get_input_embeddings().weight.shape[1]
+        length = batch["input_ids"].shape[1]
+        return {"inputs_embeds": torch.ones(1, length, width, device=batch["input_ids"].device)}
+    return {
+        name: torch.ones_like(value[:1])
+        for name, value in batch.items()
+        if name != "labels" and torch.is_tensor(value) and value.is_floating_point()
+    }
+
+
+def _batches(trainer: LotteryMixin) -> list[Any]:
+    if trainer.train_dataset is None:
+        raise ValueError(
+            f"criterion {trainer.lottery_config.criterion} looks at data, and the trainer has no train_dataset: "
+            "give it one, or use criterion magnitude"
+        )
+    return list(islice(trainer.get_train_dataloader(), CALIBRATION_BATCHES))
+
+
+def _loss(model: nn.Module) -> criteria.Loss:
+    """The batch's mean cross entropy of logits / temperature; the model's own loss where temperature is 1."""
+
+    def loss(batch: Mapping[str, Tensor], temperature: float) -> Tensor:
+        output = model(**batch)
+        if temperature == 1:
+            return output["loss"]
+        logits, labels = output["logits"].float() / temperature, batch["labels"]
+        if labels.dim() > 1:  # a language model's, which predict the next token
+            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return nn.functional.cross_entropy(logits, labels)
+
+    return loss

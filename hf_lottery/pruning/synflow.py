@@ -1,0 +1,89 @@
+"""SynFlow: scores without data, made and pruned in many small steps so that no layer collapses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hf_lottery.mask import Mask
+from hf_lottery.pruning.selection import prune
+
+
+def synaptic_flow(
+    model: nn.Module, inputs: Mapping[str, Tensor], weights: Mapping[str, Tensor], alive: Mask
+) -> dict[str, Tensor]:
+    """|∂R/∂θ ⊙ θ| with all parameters replaced by their absolute values; R is the sum of the outputs.
+
+    Args:
+        model: in evaluation mode while this runs; its weights are not touched.
+        inputs: keyword arguments of its forward, one example of ones: {"pixel_values": torch.ones(1, 3, 32, 32)}, or
+            {"inputs_embeds": torch.ones(1, length, width)} where inputs are tokens.
+        weights: name -> parameter of `model`, those that are scored.
+        alive: the mask under which the network flows; pruned weights score 0.
+
+    Returns:
+        name -> float64: products over many layers leave float32's range.
+
+    Source: Tanaka et al. 2020 (arXiv 2006.05467), equation 2.
+    """
+    state = {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    state = {name: t.double().abs() if t.is_floating_point() else t for name, t in state.items()}
+    scored = {name: (state[name] * alive[name].to(state[name].device)).requires_grad_() for name in weights}
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            doubles = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
+            output = functional_call(model, {**state, **scored}, kwargs=doubles)
+            flow = (output if isinstance(output, Tensor) else output["logits"]).sum()
+        gradients = torch.autograd.grad(flow, list(scored.values()), allow_unused=True, materialize_grads=True)
+    finally:
+        model.train(was_training)
+    return {name: (g * weight).abs().detach() for (name, weight), g in zip(scored.items(), gradients, strict=True)}
+
+
+def synflow(
+    weights: Mapping[str, Tensor],
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    alive: Mask,
+    rate: float,
+    rates: Mapping[str, float] | None = None,
+    scope: str = "global",
+    iterations: int = 100,
+) -> dict[str, Tensor]:
+    """SynFlow's order of removal: `prune(scores, alive, rate, rates, scope)` with these scores gives its final mask.
+
+    Prunes in `iterations` steps, each to the density (1 − rate)^(step / iterations), and scores anew under the mask
+    after each. A weight that goes in step s scores s − iterations − 1, below every weight that stays; those keep the
+    synaptic flow of the last step. Needs the model, and no data.
+
+    Args:
+        weights, model, inputs: as of `synaptic_flow`.
+        alive, rate, rates, scope: of the pruning that these scores are for.
+        iterations: 100 in the paper.
+
+    Source: Tanaka et al. 2020 (arXiv 2006.05467), Algorithm 1, with its exponential schedule.
+    """
+    scores = {name: torch.zeros(w.shape, dtype=torch.float64, device=w.device) for name, w in weights.items()}
+    mask = alive
+    for step in range(1, iterations + 1):
+        flow = synaptic_flow(model, inputs, weights, mask)
+        for name, kept in mask.items():
+            kept = kept.to(scores[name].device)
+            scores[name] = torch.where(kept, flow[name], scores[name].clamp(max=-1))
+        share = step / iterations
+        so_far = rate if step == iterations else 1 - (1 - rate) ** share
+        rates_so_far = {
+            name: value if step == iterations else 1 - (1 - value) ** share for name, value in (rates or {}).items()
+        }
+        # pruned always from where this began, so that the counts of the last step are those of one pruning
+        after = prune(scores, alive, so_far, rates_so_far, scope)
+        for name in mask:
+            gone = (mask[name] & ~after[name]).to(scores[name].device)
+            scores[name].masked_fill_(gone, step - iterations - 1)
+        mask = after
+    return scores
