@@ -5,7 +5,7 @@ Every function also works in a single process, where it costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,6 +97,15 @@ def require_shared_folder(folder: Path) -> None:
             f"rank {seen.index(False)} does not see {folder.absolute()} as rank 0 does: "
             "set training.output_dir to a folder that every node mounts"
         )
+
+
+def mean_over_ranks(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Scores that every rank has worked out on its own batches -> their mean, the same on every rank."""
+    if world_size() > 1:
+        for name in sorted(scores):
+            dist.all_reduce(scores[name])
+            scores[name].div_(world_size())
+    return scores
 
 
 def full(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from hf_lottery.distributed import mean_over_ranks
 from hf_lottery.mask import Mask
 from hf_lottery.pruning import scores as criteria
 from hf_lottery.pruning.heads import attention_heads
@@ -88,8 +89,8 @@ def judge(trainer: LotteryMixin, weights: Mapping[str, Tensor], how: Mapping[str
             return synflow(weights, model, one_example_of_ones(model, batches[0]), trainer.mask, **how), None
         if criterion == "wanda":
             norms = criteria.input_norms(model, list(weights), lambda batch: model(**batch), batches)
-            return criteria.wanda(weights, norms), None
-        return criteria.CRITERIA[criterion](weights, _loss(model), batches), None
+            return mean_over_ranks(criteria.wanda(weights, norms)), None
+        return mean_over_ranks(criteria.CRITERIA[criterion](weights, _loss(model), batches)), None
     finally:
         model.train(was_training)
         for name, buffer in model.named_buffers():  # batch norm has seen the batches

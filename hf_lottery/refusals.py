@@ -17,6 +17,8 @@ STEPS_IN_BACKWARD = {
     "apollo_adamw_layerwise",
 }
 
+LOOK_AT_DATA = ("snip", "grasp", "synflow", "wanda")
+
 # optimizers that treat every coordinate alone: without gradient, moments and weight a coordinate stays at 0
 ELEMENTWISE = ("adamw_torch", "adamw_apex", "adamw_anyprecision", "sgd", "adagrad", "rmsprop", "lion_32bit")
 ELEMENTWISE_IN_DEEPSPEED = ("adam", "adamw", "adagrad", "sgd", "lion")
@@ -42,6 +44,11 @@ def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
     """Raise a ValueError for ways of spreading a model over devices in which masks could not be kept right."""
     if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
+    if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and config.criterion in LOOK_AT_DATA:
+        raise ValueError(
+            f"criterion {config.criterion} runs the whole model between trainings, which FSDP2 and DeepSpeed keep "
+            "apart or on the CPU: launch with DDP, or use criterion magnitude"
+        )
     for name, parameter in trainer.model.named_parameters():
         if parameter.is_meta:
             raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")

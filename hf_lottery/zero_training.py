@@ -19,6 +19,16 @@ from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.zero import mask_values
 
+# what ZeRO-3 leaves on modules beside `ds_…`; bound to the old engine, it would break the next one
+_LEFT_ON_MODULES = (
+    "pre_bwd_fn",
+    "post_bwd_fn",
+    "applied_pre_backward_ref_cnt",
+    "_original_parameters",
+    "_external_params",
+    "all_parameters",
+)
+
 
 class ZeroMaskedStep:
     """As `hf_lottery.optim.MaskedStep`, inside an engine.
@@ -113,5 +123,7 @@ class ZeroTraining(TrainerCallback):
         trainer.accelerator.free_memory()  # destroys the engine and its hooks
         for module, parameters in modules:
             module._parameters = {name: p if p is None else plain[id(p)] for name, p in parameters.items()}
+            for name in [name for name in vars(module) if name.startswith("ds_") or name in _LEFT_ON_MODULES]:
+                delattr(module, name)
         trainer.deepspeed, trainer.optimizer, trainer.lr_scheduler = None, None, None
         trainer.model_wrapped = trainer.model

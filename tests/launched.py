@@ -299,6 +299,7 @@ def main(setup: str, folder: Path) -> None:
         report["disagree"] = disagree(setup, folder / "disagree")
     if setup == "ddp":
         report["refusals"] = refusals(folder)
+        report["snip"] = make(setup, folder / "snip", {"criterion": "snip"})[0].prune().fingerprint()
     rank = os.environ.get("RANK", "0")
     (folder / f"rank-{rank}.json").write_text(json.dumps(report))
     if torch.distributed.is_initialized():

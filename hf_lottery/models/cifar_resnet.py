@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
 
 
 class CifarResNetConfig(ImageConfig):
@@ -50,7 +50,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-class CifarResNetForImageClassification(PreTrainedModel):
+class CifarResNetForImageClassification(NoEmbeddings, PreTrainedModel):
     """A convolution, three stages of residual blocks of which the second and third halve the image, average pooling.
 
     Gaussian Glorot weights. ResNet-20 (the "ResNet-18" of the lottery-ticket paper) has 270,896 weights: 267,696 in

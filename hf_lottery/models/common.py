@@ -26,6 +26,13 @@ class ImageConfig(PretrainedConfig):
         super().__init__(**with_labels(kwargs, num_labels))
 
 
+class NoEmbeddings:
+    """What image networks are: FSDP2 asks for embeddings, to shard them apart, and fails on the default answer."""
+
+    def get_input_embeddings(self) -> None:
+        return None
+
+
 def with_labels(kwargs: dict[str, Any], num_labels: int) -> dict[str, Any]:
     """`kwargs` of a config, with num_labels: a saved one has it as id2label, which a default must not override."""
     return kwargs if "id2label" in kwargs else {**kwargs, "num_labels": num_labels}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
 
 
 class ConvNetConfig(ImageConfig):
@@ -30,7 +30,7 @@ class ConvNetConfig(ImageConfig):
         super().__init__(**kwargs)
 
 
-class ConvNetForImageClassification(PreTrainedModel):
+class ConvNetForImageClassification(NoEmbeddings, PreTrainedModel):
     """Blocks of convolutions, then linear layers, with ReLU between all of them; no batch norm.
 
     Gaussian Glorot weights, zero biases. Conv-2 has 4,300,992 weights, Conv-4 2,425,024 and Conv-6 2,261,184.

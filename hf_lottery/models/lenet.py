@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
 
 
 class LeNetConfig(ImageConfig):
@@ -27,7 +27,7 @@ class LeNetConfig(ImageConfig):
         super().__init__(image_size, num_channels, **kwargs)
 
 
-class LeNetForImageClassification(PreTrainedModel):
+class LeNetForImageClassification(NoEmbeddings, PreTrainedModel):
     """Linear layers with ReLU between them: 784–300–100–10 by default, 266,200 weights and 410 biases.
 
     Gaussian Glorot weights, zero biases.
@@ -48,10 +48,6 @@ class LeNetForImageClassification(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         init_glorot(module)
-
-    def get_input_embeddings(self) -> None:
-        """There are none; FSDP2 asks for them, and would wrap them apart."""
-        return None
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -33,7 +33,7 @@ class VggConfig(ImageConfig):
         super().__init__(**kwargs)
 
 
-class VggForImageClassification(PreTrainedModel):
+class VggForImageClassification(NoEmbeddings, PreTrainedModel):
     """3 × 3 convolutions with batch norm and ReLU, max-pooling between the five groups, average pooling at the end.
 
     Gaussian Glorot weights. VGG-19 has 20,024,000 weights, 20,018,880 of them in convolutions.

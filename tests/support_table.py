@@ -1,0 +1,85 @@
+"""The support table, from the tests that were run.
+
+    pytest tests/test_launchers.py tests/test_wrappers.py tests/test_optim.py --junitxml=support.xml
+    python tests/support_table.py support.xml docs/support.md
+
+A cell says what a test said: yes (passed), no (failed), not run (skipped, or not in the report).
+"""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+LAUNCHERS = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}
+INVARIANTS = {
+    "the ticket of one process": "test_the_ticket_is_that_of_one_process[{}]",
+    "its losses and weights": "test_losses_and_weights_are_those_of_one_process_to_rounding[{}]",
+    "pruned weights zero after every step": "test_pruned_weights_are_zero_on_every_rank_after_every_step[{}]",
+    "ranks agree": "test_ranks_agree_and_disagreement_stops_them[{}]",
+    "resumes bit for bit": "test_an_interrupted_search_continues_bit_for_bit[{}]",
+    "rewinds bit for bit, k = 0": "test_rewinding_replays_with_each_ranks_own_random_numbers[{}-0]",
+    "k > 0": "test_rewinding_replays_with_each_ranks_own_random_numbers[{}-2]",
+}
+WRAPPERS = {
+    "torch.compile": "test_torch_compile",
+    "gradient checkpointing": "test_gradient_checkpointing_changes_nothing",
+    "device_map": "test_a_device_map_keeps_masks_beside_their_weights",
+    "bf16 autocast": "test_a_masked_run_is_the_run_of_the_smaller_network[bf16 autocast]",
+    "fp16 with GradScaler (CUDA)": "test_fp16_with_its_gradient_scaler",
+    "8-bit AdamW": "test_8_bit_adamw",
+    "schedule-free AdamW": "test_a_masked_run_is_the_run_of_the_smaller_network[schedule-free adamw]",
+}
+REFUSED = {
+    "FSDP1": "flattens weights; set `fsdp_version` to 2",
+    "DeepSpeed with an optimizer that mixes coordinates (8-bit, Adafactor, Muon, 1-bit)": "use AdamW, SGD, or FSDP2",
+    "DeepSpeed with the optimizer on NVMe": "offload it to the CPU",
+    "DeepSpeed with `zero3_init_flag`": "set it to false",
+    "DeepSpeed with `pruned_value: init` and weight decay": "set `weight_decay` to 0",
+    "schedule-free optimizers with `pruned_value: init`": "use `pruned_value: zero`",
+    "LOMO, AdaLOMO, layerwise GaLore and Apollo": "use `adamw_torch`",
+    "`device_map` with offloaded weights": "keep all on devices",
+    "`auto_find_batch_size`": "set the batch size",
+}
+
+
+def outcomes(report: Path) -> dict[str, str]:
+    """Test name -> yes, no or not run."""
+    said = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        failed = case.find("failure") is not None or case.find("error") is not None
+        said[case.get("name")] = "no" if failed else "not run" if case.find("skipped") is not None else "yes"
+    return said
+
+
+def table(said: dict[str, str]) -> str:
+    """The page, as Markdown."""
+    lines = [
+        "# What masks are kept right in",
+        "",
+        "Made by tests/support_table.py from the tests that were run: two processes over gloo on a CPU, the real",
+        "Trainer, the same global batch as one process.",
+        "",
+        "| launcher | " + " | ".join(INVARIANTS) + " |",
+        "| --- |" + " --- |" * len(INVARIANTS),
+    ]
+    for key, name in LAUNCHERS.items():
+        cells = [said.get(test.format(key), "not run") for test in INVARIANTS.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "| in one process | pruned weights zero, losses as they should be |", "| --- | --- |"]
+    lines += [f"| {name} | {said.get(test, 'not run')} |" for name, test in WRAPPERS.items()]
+    lines += ["", "| refused when the trainer is made | instead |", "| --- | --- |"]
+    lines += [f"| {what} | {instead} |" for what, instead in REFUSED.items()]
+    lines += [
+        "",
+        "A rank that dies takes the others with it: torchrun, which `accelerate launch` uses too, stops the",
+        "processes of a machine as soon as one has ended, and those of other machines when their next communication",
+        "fails (at the latest after `training.ddp_timeout`, 1800 s). The same command then continues from the last",
+        "checkpoint.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[2]).write_text(table(outcomes(Path(sys.argv[1]))), encoding="utf-8")
