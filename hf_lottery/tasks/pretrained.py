@@ -34,10 +34,9 @@ def pretrained_folder(model: Any) -> str:
     if find_spec("gguf") is None:
         raise ValueError("model.gguf_file needs the package gguf: pip install 'hf_lottery[smollm2]'")
     if Path(source).is_dir() and not (Path(source) / model.gguf_file).is_file():
-        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+        there = ", ".join(sorted(path.name for path in Path(source).glob("*.gguf"))) or "none"
         raise ValueError(
-            f"model.gguf_file is {model.gguf_file!r}, which is not in {model.name_or_path} "
-            f"(there {'are' if there else 'is'} {', '.join(there) or 'no GGUF file'})"
+            f"model.gguf_file is {model.gguf_file!r}, which is not in {model.name_or_path}; GGUF files there: {there}"
         )
     return _converted(source, model.gguf_file, model.revision).name
 
