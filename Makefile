@@ -3,24 +3,25 @@ BIN := .venv/bin
 
 .PHONY: quickstart test slow lint clean
 
-quickstart: .venv/installed
+quickstart: .venv/quickstart
 	$(BIN)/hf-lottery run quickstart
 
-test: .venv/installed
+test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-slow: .venv/installed
+slow: .venv/test
 	$(BIN)/python -m pytest -m slow
 
-lint: .venv/installed
+lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-.venv/installed: pyproject.toml setup.cfg
-	$(PYTHON) -m venv .venv
+# the same environment: the tests only add to it
+.venv/quickstart .venv/test: .venv/%: pyproject.toml setup.cfg
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e ".[test]"
-	touch .venv/installed
+	$(BIN)/python -m pip install --quiet -e ".[$*]"
+	touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info
