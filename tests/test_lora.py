@@ -135,17 +135,38 @@ def test_of_several_adapters_the_active_one_is_searched_and_the_other_stays(tmp_
     assert all(torch.equal(dict(model.named_parameters())[n], value) for n, value in other.items())
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_bs_zeros_before_training_are_ties_that_never_wipe_a_tensor(scope, tmp_path):
-    trainer = _trainer(add_adapter(tiny_lm.model(), _config(), seed=1), tmp_path, LotteryConfig(scope=scope))
+@pytest.mark.parametrize(
+    "lottery",
+    [
+        {"scope": "layer"},
+        {"scope": "layer", "criterion": "lora_product"},
+        {"scope": "global", "criterion": "lora_product"},
+        {"scope": "layer", "pattern": "rank"},
+        {"scope": "global", "pattern": "rank"},
+    ],
+)
+def test_bs_zeros_before_training_never_wipe_a_tensor(lottery, tmp_path):
+    config = LotteryConfig(pruning_rate=0.25, **lottery)
+    trainer = _trainer(add_adapter(tiny_lm.model(), _config(), seed=1), tmp_path, config)
     mask = trainer.prune()  # at step 0: every entry of every B is 0
-    assert mask.count() == mask.numel() - sum(round(0.2 * n) for n in _groups(trainer.mask, scope))
+    total = mask.numel()
+    if lottery.get("pattern") == "rank":
+        ranks = [int(live_ranks(mask[a], mask[b]).sum()) for a, b in pairs(mask).values()]
+        assert sum(ranks) == 12
+        assert mask.count() == sum(
+            r * sum(mask[n].numel() // 4 for n in p) for r, p in zip(ranks, pairs(mask).values(), strict=True)
+        )
+    else:
+        assert mask.count() == total - round(0.25 * total)
     assert all(kept > 0 for kept, _ in mask.counts().values())
 
 
-def _groups(mask, scope):
-    sizes = [tensor.numel() for tensor in mask.values()]
-    return sizes if scope == "layer" else [sum(sizes)]
+def test_magnitudes_of_all_tensors_are_not_compared_while_b_is_zero(tmp_path):
+    trainer = _trainer(add_adapter(tiny_lm.model(), _config(), seed=1), tmp_path, LotteryConfig(scope="global"))
+    with pytest.raises(ValueError, match="lora_B.* is all zeros, as before training.*use criterion lora_product"):
+        trainer.prune()
+    trainer.train()
+    assert trainer.prune().count() == trainer.mask.numel() - round(0.2 * trainer.mask.numel())
 
 
 @pytest.mark.parametrize(

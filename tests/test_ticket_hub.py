@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from peft import LoraConfig, get_peft_model
 from transformers import BertConfig, BertForSequenceClassification
 
 from hf_lottery.cli_ticket import push, show
@@ -165,8 +166,8 @@ def base(hub, tmp_path):
     return commits
 
 
-def load(revision: str) -> BertForSequenceClassification:
-    torch.manual_seed(5)
+def load(revision: str, seed: int = 5) -> BertForSequenceClassification:
+    torch.manual_seed(seed)  # of the head, which the base model has not
     return BertForSequenceClassification.from_pretrained("you/bert", revision=revision, num_labels=3)
 
 
@@ -198,6 +199,27 @@ def test_the_base_models_own_weights_are_not_stored(hub, base, tmp_path):
     card = hub.tree("you/ticket")["README.md"].decode()
     assert f'from_pretrained("you/bert", revision="{base[0]}", dtype="float32", num_labels=3)' in card
     assert "base_model: you/bert" in card
+
+
+def test_a_lora_ticket_is_rebuilt_from_its_base_and_its_config(hub, base):
+    torch.manual_seed(3)
+    model = get_peft_model(load(base[0]), LoraConfig(r=2, target_modules=".*(query|value)", task_type="SEQ_CLS"))
+    mask = Mask({n: torch.rand(p.shape) < 0.5 for n, p in model.named_parameters() if "lora_A" in n})
+    rewind = RewindPoint.capture(model)
+    info = ticket_info(model, mask, rewind, LotteryConfig())
+    assert info["base_revision"] == base[0]
+    Ticket(mask, rewind, info).push_to_hub("you/lora", token=TOKEN)
+
+    found = Ticket.from_pretrained("you/lora")
+    assert not any("word_embeddings" in name for name in found.rewind.tensors)
+    stranger = get_peft_model(load(base[0], seed=4), LoraConfig(**found.info["lora"]))
+    found.apply_to(stranger)
+    for name, kept in mask.items():
+        assert torch.equal(stranger.get_parameter(name), rewind.tensors[name] * kept)
+    with pytest.raises(TicketError, match=r"word_embeddings\.weight' is the first tensor that differs"):
+        found.apply_to(get_peft_model(load(base[1]), LoraConfig(**found.info["lora"])))
+    card = hub.tree("you/lora")["README.md"].decode()
+    assert 'get_peft_model(AutoModelForSequenceClassification.from_pretrained("you/bert"' in card
 
 
 def test_a_later_rewind_point_is_stored(base):

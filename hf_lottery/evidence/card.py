@@ -176,8 +176,11 @@ def _loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> lis
         imports = f"AutoConfig, {auto}"
     else:
         model, imports = "model", None
+    if info.get("lora"):
+        model = f'get_peft_model({model}, LoraConfig(**ticket.info["lora"]))'
     lines = [
         "from hf_lottery import LotteryTrainer, Ticket",
+        *(["from peft import LoraConfig, get_peft_model"] if info.get("lora") else []),
         *([f"from transformers import {imports}"] if imports else []),
         "",
         f'ticket = Ticket.from_pretrained("{repo_id}")',

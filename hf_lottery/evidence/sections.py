@@ -12,7 +12,7 @@ from hf_lottery.evidence import figures, plots, text
 from hf_lottery.evidence.curves import learning_curve
 from hf_lottery.evidence.overlap import overlaps
 from hf_lottery.evidence.paths import STABLE_BELOW
-from hf_lottery.evidence.results import TICKET, Results
+from hf_lottery.evidence.results import TICKET, Results, unit_folder, unit_of
 from hf_lottery.evidence.table import caption, rows
 from hf_lottery.evidence.verdict import Finding, Verdict, verdict, verdict_controls
 
@@ -41,6 +41,7 @@ def make_sections(output_dir: Path, results: Results, tolerance: float, bars: st
         *_layers(results),
         *_overlap(output_dir, results),
         *_instability(output_dir),
+        *_generations(output_dir, results),
         _method(found),
     ]
 
@@ -197,6 +198,28 @@ def _instability(output_dir: Path) -> list[Section]:
     )
     headings = ["density", "step k", "instability", "pairs", "stable?"]
     return [Section("Instability", [sentence], (headings, body))]
+
+
+def _generations(output_dir: Path, results: Results) -> list[Section]:
+    """What language models answered to fixed prompts: the first replicate's, side by side."""
+    body = []
+    for line in results.lines:
+        path = unit_folder(output_dir, unit_of(line)) / "generations.json"
+        if line["control"] != TICKET or line["replicate"] != 0 or not path.is_file():
+            continue
+        for record in json.loads(path.read_text(encoding="utf-8")):
+            answers = [_cut(record.get(key, "–")) for key in ("before", "after")]
+            body.append([text.percent(line["density"]), _cut(record["prompt"]), *answers])
+    if not body:
+        return []
+    sentence = "Greedy answers to fixed prompts, at the start and at the end of each training of the first replicate."
+    return [Section("Answers before and after", [sentence], (["density", "prompt", "before", "after"], body))]
+
+
+def _cut(answer: str, most: int = 300) -> str:
+    # a table's cell is one line, and a bracket after a space is small print there
+    answer = " ".join(answer.split()).replace(" (", "\u00a0(")
+    return answer if len(answer) <= most else f"{answer[: most - 1]}…"
 
 
 def _method(found: Verdict) -> Section:

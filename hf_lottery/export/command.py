@@ -37,14 +37,14 @@ def export(source: str, to: str, output: str | None = None, keep_zeros: bool = F
 
 
 def _adapter(found: Source, folder: Path, keep_zeros: bool) -> str:
-    save_adapter(folder, found.tensors, _lora(found), found.recipe.model.name_or_path)
+    save_adapter(folder, found.tensors, _lora(found), _base(found))
     kept, total = found.mask.count(), found.mask.numel()
     return f"a PEFT adapter, {kept:,} of {total:,} weights kept, pruned ones are zeros in it{_untrained(found)}"
 
 
 def _rank_adapter(found: Source, folder: Path, keep_zeros: bool) -> str:
     tensors, config = without_pruned_ranks(found.tensors, found.mask, _lora(found))
-    save_adapter(folder, tensors, config, found.recipe.model.name_or_path)
+    save_adapter(folder, tensors, config, _base(found))
     before, after = (sum(t[a].shape[0] for a, _ in pairs(t).values()) for t in (found.tensors, tensors))
     return f"a PEFT adapter of {after} ranks, of {before}{_untrained(found)}"
 
@@ -58,7 +58,7 @@ def _delta(found: Source, folder: Path, keep_zeros: bool) -> str:
 def _shira(found: Source, folder: Path, keep_zeros: bool) -> str:
     delta = _update(found)
     shapes = {name: found.tensors[name].shape for name in delta.entries}
-    save_shira(folder, delta, shapes, found.recipe.model.name_or_path)
+    save_shira(folder, delta, shapes, _base(found))
     return f"a PEFT SHiRA adapter of {delta.count():,} changed weights in {len(delta.entries)} tensors"
 
 
@@ -68,6 +68,14 @@ def _merged(found: Source, folder: Path, keep_zeros: bool) -> str:
 
 
 _EXPORTS = {"adapter": _adapter, "rank-adapter": _rank_adapter, "delta": _delta, "shira": _shira, "merged": _merged}
+
+
+def _base(found: Source) -> str | None:
+    """What PEFT can load the base model from by itself: not a package's folder, not a GGUF file."""
+    model = found.recipe.model
+    if model.name_or_path is None or model.gguf_file is not None or model.name_or_path.startswith("package:"):
+        return None
+    return model.name_or_path
 
 
 def _lora(found: Source):

@@ -116,5 +116,19 @@ def prune_ranks(
     return Mask({name: result[name] for name in alive})
 
 
+def require_comparable(weights: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if a LoRA's B is still all zero, so that comparing it with other tensors would wipe it.
+
+    Before training B's magnitudes are all ties at 0: by layers that removes exactly its share, over all tensors it
+    would remove B first, whatever it is worth.
+    """
+    for name, weight in weights.items():
+        if ".lora_B." in f".{name}." and not weight.any():
+            raise ValueError(
+                f"'{name}' is all zeros, as before training, and scope global would prune all of it for that: use "
+                "criterion lora_product, pattern rank or scope layer, or train first"
+            )
+
+
 def _row_norms(matrix: Tensor) -> Tensor:
     return matrix.flatten(1).float().norm(dim=1)

