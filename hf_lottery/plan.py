@@ -32,6 +32,7 @@ class Plan:
         seconds_a_step, seconds_an_evaluation: measured just now, one worker.
         bytes_a_network: what a finished network leaves on disk, without the Trainer's own checkpoints.
         free_bytes: room left where the output folder is.
+        memory: of a language model: its counts and the bytes that training it takes, counted.
     """
 
     networks: int
@@ -42,6 +43,7 @@ class Plan:
     seconds_an_evaluation: float
     bytes_a_network: int
     free_bytes: int
+    memory: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -63,6 +65,7 @@ class Plan:
                 f"{self.evaluations:,} evaluations of {self.seconds_an_evaluation:.2g} s",
                 f"time      {timedelta(seconds=round(self.seconds))} with one worker, by a calibration just now",
                 f"disk      {self.bytes / 2**20:,.1f} MiB needed, {self.free_bytes / 2**20:,.0f} MiB free",
+                *([f"memory    {self.memory}"] if self.memory else []),
             ]
         )
 
@@ -97,7 +100,16 @@ def make_plan(recipe: Recipe) -> Plan:
         seconds_an_evaluation=evaluation,
         bytes_a_network=trained + (trainer.mask.numel() + 7) // 8,
         free_bytes=shutil.disk_usage(there).free,
+        memory=_memory(recipe),
     )
+
+
+def _memory(recipe: Recipe) -> str | None:
+    if recipe.data.task != "causal_lm":
+        return None
+    from hf_lottery.memory import network_size
+
+    return str(network_size(recipe))
 
 
 class _Clock(TrainerCallback):

@@ -7,6 +7,7 @@ from transformers import Qwen2Config
 
 from hf_lottery.memory import GIB, network_size, require_fits
 from hf_lottery.network import build_network
+from hf_lottery.plan import make_plan
 from hf_lottery.pruning.targets import prunable
 from hf_lottery.recipe import load_recipe
 from hf_lottery.tasks import causal_lm
@@ -59,9 +60,12 @@ def test_counts_are_those_of_the_network_that_is_built(tmp_path, monkeypatch):
             "data.max_length=400",
             "data.validation_size=4",
             "data.test_size=4",
+            "training.use_cpu=true",
+            f"training.output_dir={tmp_path / 'out'}",
         ],
     )
     size = network_size(recipe)
+    assert f"memory    {size}" in str(make_plan(recipe))
     network = build_network(recipe, causal_lm.load(recipe.data, recipe.model), seed=0)
     parameters = dict(network.named_parameters())
     adapter = sum(p.numel() for name, p in parameters.items() if "lora_" in name)
