@@ -13,7 +13,7 @@ GOOD, BAD = ["a splendid film", "splendid, simply splendid acting"], ["a dreadfu
 
 def model_section(**kwargs):
     """A recipe's `model` section with what is given, and what a recipe has by default elsewhere."""
-    empty = dict.fromkeys(("name_or_path", "revision", "dtype", "gguf_file", "architecture"))
+    empty = dict.fromkeys(("name_or_path", "revision", "dtype", "gguf_file", "architecture", "device_map"))
     return SimpleNamespace(**{**empty, "config": {}, **kwargs})
 
 

@@ -31,9 +31,10 @@ def quickstart(folder: Path, launcher: str, *words: str) -> subprocess.Completed
         *SMALL,
         f"training.output_dir={folder}",
         *words,
+        "--launcher",
+        launcher,
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "hf_lottery", "run", *words, "--launcher", launcher]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

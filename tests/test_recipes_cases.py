@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageClassification, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
+from hf_lottery.assemble import build_trainer, load_data
 from hf_lottery.bundled import find_recipe
 from hf_lottery.pruning.targets import match_rates
 from hf_lottery.recipe import load_recipe
-from hf_lottery.run import build_trainer, load_data
 from hf_lottery.tasks.building import architecture_config
 from hf_lottery.tasks.tokenizing import Training, train_tokenizer
 from tests.small_sets import BAD, GOOD, write_images, write_texts

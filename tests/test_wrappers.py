@@ -52,21 +52,6 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
     assert curve(recomputed) == curve(plain)
 
 
-def test_a_device_map_keeps_masks_beside_their_weights(tmp_path):
-    llama().save_pretrained(tmp_path / "saved")
-    plain = trained(tmp_path / "plain")
-    mapped = LlamaForCausalLM.from_pretrained(tmp_path / "saved", device_map={"": "cpu"}, dtype="float32")
-    assert mapped.hf_device_map == {"": "cpu"} or mapped.hf_device_map == {"": torch.device("cpu")}
-    assert curve(trained(tmp_path / "mapped", mapped)) == curve(plain)
-
-
-def test_a_device_map_that_offloads_is_refused(tmp_path):
-    with torch.device("meta"):
-        model = llama()
-    with pytest.raises(ValueError, match="device_map has offloaded 'model.embed_tokens.weight'"):
-        make_trainer(tmp_path, model, train=sentences(), lottery_config=LotteryConfig())
-
-
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs hf_lottery[quantization]")
 def test_8_bit_adamw(tmp_path):
     """Its moments are codes with a scale for each block of weights; tensors of 4096 weights and more have them."""
