@@ -59,6 +59,17 @@ def test_train_and_validation_share_no_image_and_lose_none(idx):
     assert data.train.tensors["labels"].tolist() == [grey % 10 for grey in train]
 
 
+def test_a_share_of_the_test_images_is_measured_on_when_asked_for(idx):
+    def greys(**settings):
+        data = task.load(task.Data(path=str(idx), validation_size=15, mean=[0.0], std=[1.0], **settings))
+        return (data.test.tensors["pixel_values"][:, 0, 0, 0] * 255).round().int().tolist()
+
+    assert len(greys(test_size=4)) == len(set(greys(test_size=4)) & set(range(10))) == 4
+    assert greys(test_size=4) == greys(test_size=4) != greys(test_size=4, split_seed=1)
+    with pytest.raises(ValueError, match=r"data\.test_size is 11, but there are 10"):
+        greys(test_size=11)
+
+
 def test_the_split_follows_from_its_own_seed_alone(idx):
     def held_out(split_seed, seed):
         data = task.load(task.Data(path=str(idx), validation_size=15, split_seed=split_seed), seed=seed)

@@ -13,7 +13,7 @@ from hf_lottery.tasks.augment import Augment, normalise
 from hf_lottery.tasks.building import build
 from hf_lottery.tasks.hub import require_folder
 from hf_lottery.tasks.image_sources import DIGITS, Images, idx_folder, load_digits, load_idx, load_table
-from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, check_labels, hold_out, take_batch
+from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, check_labels, hold_out, subset, take_batch
 
 # channels -> mean and standard deviation of a pixel in [0, 1]: MNIST's for grey images, CIFAR-10's for colour
 NORMALISATION = {1: ([0.1307], [0.3081]), 3: ([0.491, 0.482, 0.447], [0.247, 0.243, 0.262])}
@@ -35,6 +35,7 @@ class Data(BaseModel):
     validation_size: int | None = Field(
         None, gt=0, description=f"Examples held out of train; unset, 5,000 (500 of {DIGITS})."
     )
+    test_size: int | None = Field(None, gt=0, description="Measure on so many examples of the test split; unset, all.")
     split_seed: int = Field(0, description="Which ones are held out; not changed between replicates.")
     mean: list[float] | None = Field(
         None, description="Per channel, of pixels in [0, 1]; unset, MNIST's or CIFAR-10's."
@@ -82,7 +83,7 @@ def load(data: Data, model_section: Any = None, seed: int = 0) -> TaskData:
     return TaskData(
         train=dataset(train, kept, augmented=data.crop_padding > 0 or data.horizontal_flip),
         validation=dataset(train, held_out),
-        test=dataset(test),
+        test=dataset(test, subset(len(test.labels), data.test_size, data.split_seed)),
         collator=take_batch,
         compute_metrics=accuracy,
         preprocess_logits_for_metrics=argmax,
