@@ -96,6 +96,7 @@ def arguments(setup: str, folder: Path, **changes) -> TrainingArguments:
         "disable_tqdm": True,
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
+        "ddp_timeout": 300,  # ranks that wait for each other in vain fail, and say where
         "seed": 3,
         **SETUPS[setup],
         **changes,
@@ -187,7 +188,7 @@ def search(setup: str, folder: Path) -> dict:
         "losses": losses(trainer),
         "eval_loss": [trainer.round_folder(r).result()["eval_loss"] for r in range(3)],
     }
-    if not (folder / "broken").is_dir():
+    if setup != "ddp":  # there a rank has died already, see die(); looking on the disk, ranks could disagree
         interrupted(setup, folder)
     continued, watch = make(setup, folder / "broken")
     again = continued.find_ticket()
