@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 
 class CifarResNetConfig(ImageConfig):
@@ -50,7 +48,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-class CifarResNetForImageClassification(NoEmbeddings, PreTrainedModel):
+class CifarResNetForImageClassification(ImageClassifier):
     """A convolution, three stages of residual blocks of which the second and third halve the image, average pooling.
 
     Gaussian Glorot weights. ResNet-20 (the "ResNet-18" of the lottery-ticket paper) has 270,896 weights: 267,696 in
@@ -61,8 +59,6 @@ class CifarResNetForImageClassification(NoEmbeddings, PreTrainedModel):
     """
 
     config_class = CifarResNetConfig
-    main_input_name = "pixel_values"
-    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
 
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
@@ -78,21 +74,6 @@ class CifarResNetForImageClassification(NoEmbeddings, PreTrainedModel):
         self.classifier = nn.Linear(channels, config.num_labels)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        init_glorot(module)
-
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
-    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
-        """Classify a batch of images.
-
-        Args:
-            pixel_values: float [batch, num_channels, image_size, image_size].
-            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
-
-        Raises:
-            ValueError: the images have another shape than the config says.
-        """
-        check_images(pixel_values, self.config)
+    def features(self, pixel_values: Tensor) -> Tensor:
         x = self.blocks(F.relu(self.norm(self.conv(pixel_values))))
-        return classify(self.classifier(x.mean(dim=(2, 3))), labels, return_dict, ImageClassifierOutput)
+        return x.mean(dim=(2, 3))

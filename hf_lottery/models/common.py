@@ -1,4 +1,4 @@
-"""What the networks share: a config's fields, the paper's initialisation, a check of the images' shape, the loss."""
+"""What the networks share: a config's fields, the paper's initialisation, what an image classifier is, the loss."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 
 
 class ImageConfig(PretrainedConfig):
@@ -26,11 +26,36 @@ class ImageConfig(PretrainedConfig):
         super().__init__(**with_labels(kwargs, num_labels))
 
 
-class NoEmbeddings:
-    """What image networks are: FSDP2 asks for embeddings, to shard them apart, and fails on the default answer."""
+class ImageClassifier(PreTrainedModel):
+    """Images -> classes: a network's own layers are its `features`; `classifier` is the linear layer after them."""
+
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
+
+    def features(self, pixel_values: Tensor) -> Tensor:
+        """What the classifier sees: float [batch, features] of images [batch, channels, height, width]."""
+        raise NotImplementedError
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
+    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
+        """Classify a batch of images.
+
+        Args:
+            pixel_values: float [batch, num_channels, image_size, image_size].
+            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
+
+        Raises:
+            ValueError: the images have another shape than the config says.
+        """
+        check_images(pixel_values, self.config)
+        return classify(self.classifier(self.features(pixel_values)), labels, return_dict, ImageClassifierOutput)
 
     def get_input_embeddings(self) -> None:
-        return None
+        """None: FSDP2 asks for embeddings, to shard them apart, and fails on the default answer."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_glorot(module)
 
 
 def with_labels(kwargs: dict[str, Any], num_labels: int) -> dict[str, Any]:

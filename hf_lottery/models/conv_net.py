@@ -6,10 +6,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 
 class ConvNetConfig(ImageConfig):
@@ -30,7 +28,7 @@ class ConvNetConfig(ImageConfig):
         super().__init__(**kwargs)
 
 
-class ConvNetForImageClassification(NoEmbeddings, PreTrainedModel):
+class ConvNetForImageClassification(ImageClassifier):
     """Blocks of convolutions, then linear layers, with ReLU between all of them; no batch norm.
 
     Gaussian Glorot weights, zero biases. Conv-2 has 4,300,992 weights, Conv-4 2,425,024 and Conv-6 2,261,184.
@@ -39,8 +37,6 @@ class ConvNetForImageClassification(NoEmbeddings, PreTrainedModel):
     """
 
     config_class = ConvNetConfig
-    main_input_name = "pixel_values"
-    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
 
     def __init__(self, config: ConvNetConfig):
         super().__init__(config)
@@ -52,22 +48,7 @@ class ConvNetForImageClassification(NoEmbeddings, PreTrainedModel):
         self.classifier = nn.Linear(sizes[-1], config.num_labels)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        init_glorot(module)
-
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
-    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
-        """Classify a batch of images.
-
-        Args:
-            pixel_values: float [batch, num_channels, image_size, image_size].
-            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
-
-        Raises:
-            ValueError: the images have another shape than the config says.
-        """
-        check_images(pixel_values, self.config)
+    def features(self, pixel_values: Tensor) -> Tensor:
         x, layers = pixel_values, iter(self.conv)
         for block in self.config.blocks:
             for _ in block:
@@ -76,4 +57,4 @@ class ConvNetForImageClassification(NoEmbeddings, PreTrainedModel):
         x = x.flatten(1)
         for layer in self.hidden:
             x = F.relu(layer(x))
-        return classify(self.classifier(x), labels, return_dict, ImageClassifierOutput)
+        return x

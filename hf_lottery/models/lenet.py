@@ -6,10 +6,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 
 class LeNetConfig(ImageConfig):
@@ -27,7 +25,7 @@ class LeNetConfig(ImageConfig):
         super().__init__(image_size, num_channels, **kwargs)
 
 
-class LeNetForImageClassification(NoEmbeddings, PreTrainedModel):
+class LeNetForImageClassification(ImageClassifier):
     """Linear layers with ReLU between them: 784–300–100–10 by default, 266,200 weights and 410 biases.
 
     Gaussian Glorot weights, zero biases.
@@ -36,8 +34,6 @@ class LeNetForImageClassification(NoEmbeddings, PreTrainedModel):
     """
 
     config_class = LeNetConfig
-    main_input_name = "pixel_values"
-    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
 
     def __init__(self, config: LeNetConfig):
         super().__init__(config)
@@ -46,23 +42,8 @@ class LeNetForImageClassification(NoEmbeddings, PreTrainedModel):
         self.classifier = nn.Linear(sizes[-1], config.num_labels)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        init_glorot(module)
-
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
-    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
-        """Classify a batch of images.
-
-        Args:
-            pixel_values: float [batch, num_channels, image_size, image_size].
-            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
-
-        Raises:
-            ValueError: the images have another shape than the config says.
-        """
-        check_images(pixel_values, self.config)
+    def features(self, pixel_values: Tensor) -> Tensor:
         x = pixel_values.flatten(1)
         for layer in self.hidden:
             x = F.relu(layer(x))
-        return classify(self.classifier(x), labels, return_dict, ImageClassifierOutput)
+        return x

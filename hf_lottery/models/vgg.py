@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_lottery.models.common import ImageConfig, NoEmbeddings, check_images, classify, init_glorot
+from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -33,7 +31,7 @@ class VggConfig(ImageConfig):
         super().__init__(**kwargs)
 
 
-class VggForImageClassification(NoEmbeddings, PreTrainedModel):
+class VggForImageClassification(ImageClassifier):
     """3 × 3 convolutions with batch norm and ReLU, max-pooling between the five groups, average pooling at the end.
 
     Gaussian Glorot weights. VGG-19 has 20,024,000 weights, 20,018,880 of them in convolutions.
@@ -42,8 +40,6 @@ class VggForImageClassification(NoEmbeddings, PreTrainedModel):
     """
 
     config_class = VggConfig
-    main_input_name = "pixel_values"
-    accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
 
     def __init__(self, config: VggConfig):
         super().__init__(config)
@@ -59,23 +55,8 @@ class VggForImageClassification(NoEmbeddings, PreTrainedModel):
         self.classifier = nn.Linear(channels, config.num_labels)
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        init_glorot(module)
-
-    def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
-    ) -> ImageClassifierOutput | tuple[Tensor, ...]:
-        """Classify a batch of images.
-
-        Args:
-            pixel_values: float [batch, num_channels, image_size, image_size].
-            labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
-
-        Raises:
-            ValueError: the images have another shape than the config says.
-        """
-        check_images(pixel_values, self.config)
+    def features(self, pixel_values: Tensor) -> Tensor:
         x = self.groups[0](pixel_values)
         for group in self.groups[1:]:
             x = group(F.max_pool2d(x, 2))
-        return classify(self.classifier(x.mean(dim=(2, 3))), labels, return_dict, ImageClassifierOutput)
+        return x.mean(dim=(2, 3))
