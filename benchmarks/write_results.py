@@ -2,14 +2,16 @@
 
     python benchmarks/write_results.py outputs/mnist-lenet outputs/quickstart
 
-A section an output folder, in that order: what was run and how to run it again, the verdict, the plots, the tables,
-and for LeNet-300-100 on MNIST what the paper reports beside what was measured.
+A section an output folder: what was run and how to run it again, the verdict, the plots, the tables, and for
+LeNet-300-100 on MNIST what the paper reports beside what was measured. Sections of other runs that the page has stay
+as they are. Beside the page is kept what a section was written from, a folder a run, which can be given here again.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 def write_page(output_dirs: list[Path], to: Path) -> None:
-    """Write the page and, in a folder of its name beside it, the plots.
+    """Write the sections of some runs into the page and, in a folder of its name beside it, plots and sources.
 
     Args:
         output_dirs: runs' output folders; a folder's name becomes its section's.
@@ -53,12 +55,28 @@ def write_page(output_dirs: list[Path], to: Path) -> None:
     names = [folder.resolve().name for folder in output_dirs]
     if len(set(names)) < len(names):
         raise ValueError(f"two of the output folders have one name, of {', '.join(names)}: sections are named by it")
-    plot_folder = to.with_suffix("")
-    shutil.rmtree(plot_folder, ignore_errors=True)
-    parts = ["# Measured results", INTRODUCTION]
-    parts += [_section(name, folder, plot_folder) for name, folder in zip(names, output_dirs, strict=True)]
-    to.parent.mkdir(parents=True, exist_ok=True)
-    to.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    beside = to.with_suffix("")
+    for name, folder in zip(names, output_dirs, strict=True):
+        section = _section(name, folder, beside)
+        replace_section(to, name, section)
+        _keep_source(folder, beside / name)
+
+
+def replace_section(page_file: Path, name: str, section: str) -> None:
+    """Put `section`, which begins with `## name`, where the page has one of that name, or at the page's end."""
+    written = page_file.read_text(encoding="utf-8") if page_file.is_file() else f"# Measured results\n\n{INTRODUCTION}"
+    head, *sections = re.split(r"^(?=## )", written.strip(), flags=re.MULTILINE)
+    by_name = {text.splitlines()[0].removeprefix("## "): text.strip() for text in sections}
+    by_name[name] = section.strip()
+    page_file.parent.mkdir(parents=True, exist_ok=True)
+    page_file.write_text("\n\n".join([head.strip(), *by_name.values()]) + "\n", encoding="utf-8")
+
+
+def _keep_source(folder: Path, to: Path) -> None:
+    to.mkdir(parents=True, exist_ok=True)
+    for source in (folder / name for name in ("results.jsonl", "recipe.yaml", "command")):
+        if source.is_file() and source.resolve() != (to / source.name).resolve():
+            shutil.copyfile(source, to / source.name)
 
 
 def _section(name: str, folder: Path, plot_folder: Path) -> str:

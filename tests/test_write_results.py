@@ -53,6 +53,24 @@ def test_what_the_paper_reports_stands_beside_what_was_measured(script, tmp_path
         assert row in text
 
 
+def test_other_runs_sections_stay_and_a_kept_source_writes_the_same_section(script, tmp_path):
+    first, second = (write_folder(tmp_path / name, lines(3)) for name in ("first", "second"))
+    (first / "command").write_text("hf-lottery run quickstart\n")
+    page = tmp_path / "docs" / "results.md"
+    script.write_page([first], page)
+    script.write_page([second], page)
+    both = page.read_text()
+    assert both.startswith("# Measured results\n\nWritten by") and both.index("## first") < both.index("## second")
+    write_folder(first, lines(2))
+    script.write_page([first], page)
+    changed = page.read_text()
+    assert changed.index("## first") < changed.index("## second")
+    assert changed[changed.index("## second") :] == both[both.index("## second") :]
+    assert "2 replicates;" in changed and changed.count("## first") == 1
+    script.write_page([page.parent / "results" / "first"], page)
+    assert page.read_text() == changed
+
+
 def test_two_folders_of_one_name_are_refused(script, tmp_path):
     with pytest.raises(ValueError, match="two of the output folders have one name"):
         script.write_page([tmp_path / "a" / "run", tmp_path / "b" / "run"], tmp_path / "results.md")
