@@ -59,7 +59,7 @@ def write_page(output_dirs: list[Path], to: Path) -> None:
     for name, folder in zip(names, output_dirs, strict=True):
         section = _section(name, folder, beside)
         replace_section(to, name, section)
-        _keep_source(folder, beside / name)
+        keep_source(folder, beside / name)
 
 
 def replace_section(page_file: Path, name: str, section: str) -> None:
@@ -72,7 +72,8 @@ def replace_section(page_file: Path, name: str, section: str) -> None:
     page_file.write_text("\n\n".join([head.strip(), *by_name.values()]) + "\n", encoding="utf-8")
 
 
-def _keep_source(folder: Path, to: Path) -> None:
+def keep_source(folder: Path, to: Path) -> None:
+    """Copy what a section is written from into the folder `to`."""
     to.mkdir(parents=True, exist_ok=True)
     for source in (folder / name for name in ("results.jsonl", "recipe.yaml", "command")):
         if source.is_file() and source.resolve() != (to / source.name).resolve():

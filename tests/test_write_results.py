@@ -1,21 +1,19 @@
-"""benchmarks/write_results.py: the page of measured results."""
+"""benchmarks/write_results.py and compare_runs.py: the page of measured results."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
 
 from tests.evidence_lines import line, lines, write_folder
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "write_results.py"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("write_results", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("write_results")
 
 
 def test_a_section_an_output_folder_with_command_verdict_plots_and_tables(script, tmp_path):
@@ -74,3 +72,21 @@ def test_other_runs_sections_stay_and_a_kept_source_writes_the_same_section(scri
 def test_two_folders_of_one_name_are_refused(script, tmp_path):
     with pytest.raises(ValueError, match="two of the output folders have one name"):
         script.write_page([tmp_path / "a" / "run", tmp_path / "b" / "run"], tmp_path / "results.md")
+
+
+def test_runs_of_one_task_stand_in_one_table_with_their_means(script, tmp_path):
+    compare = importlib.import_module("compare_runs")
+    lines_of = {
+        "wide": [line("ticket", 0, density=1.0, kept=1000, test_accuracy=0.98, test_loss=0.125)],
+        "narrow": [
+            line("ticket", 1, replicate, density=0.1, kept=100, test_accuracy=0.9 + 0.02 * replicate, test_loss=0.25)
+            for replicate in (0, 1)
+        ],
+    }
+    folders = [write_folder(tmp_path / name, found) for name, found in lines_of.items()]
+    compare.write_comparison("widths", folders, tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "## widths" in text
+    assert "| wide | dense | 100% | 1,000 | 2,000 | 0.125 | 98.00% |" in text
+    assert "| narrow | ticket, round 1 | 10.0% | 100 | 2,000 | 0.25 | 91.00% |" in text
+    assert (tmp_path / "results" / "narrow" / "results.jsonl").is_file()
