@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.pruning.targets import require_matches
@@ -26,11 +27,22 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftMo
         ValueError: target modules that are not there, or an adapter that a mask cannot be over.
     """
     refuse_what_a_mask_cannot_be_over(config)
-    if config.target_modules is not None and config.target_modules != "all-linear":
-        patterns = config.target_modules if isinstance(config.target_modules, str) else sorted(config.target_modules)
-        require_matches("peft.target_modules", patterns, [name for name, _ in model.named_parameters()])
+    require_places(model, config)
     set_seed(seed)
     return get_peft_model(model, config)
+
+
+def require_places(model: nn.Module, config: LoraConfig) -> None:
+    """Raise a ValueError for a name in `target_modules` or `modules_to_save` that is none in the base model.
+
+    PEFT itself names no near one, and says nothing of one among several or of a module to save that is not there.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    names += [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]  # tied ones
+    for key in ("target_modules", "modules_to_save"):
+        patterns = getattr(config, key)
+        if patterns is not None and patterns != "all-linear":
+            require_matches(f"peft.{key}", patterns if isinstance(patterns, str) else sorted(patterns), names)
 
 
 def refuse_what_a_mask_cannot_be_over(config: LoraConfig) -> None:

@@ -1,4 +1,4 @@
-"""The recipes that come with the package: where they lie, what they are called, what each is for."""
+"""What comes with the package: recipes, what they are called and for; and configs of the large models they name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 LAUNCHER_CONFIGS = "accelerate"  # recipes/accelerate/ holds configs for `accelerate launch`, not recipes
+MODEL_CONFIGS = "configs"  # recipes/configs/ holds the config.json of large models that recipes name
 
 
 def bundled_folder() -> Path:
@@ -26,6 +27,15 @@ def bundled_recipes() -> dict[str, Path]:
     folder = bundled_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
     return {name: names[name] for name in sorted(names) if not name.startswith(f"{LAUNCHER_CONFIGS}/")}
+
+
+def bundled_config(name: str) -> Path | None:
+    """The folder with the config.json of a model on the Hub that a bundled recipe names, None for any other.
+
+    A config alone says how large a model is: with it sizes are counted where the Hub cannot be reached.
+    """
+    folder = bundled_folder() / MODEL_CONFIGS / name
+    return folder if name and (folder / "config.json").is_file() else None
 
 
 def find_recipe(path_or_name: str) -> Path:

@@ -8,9 +8,10 @@ import psutil
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from hf_lottery.adapters import refuse_what_a_mask_cannot_be_over
+from hf_lottery.adapters import refuse_what_a_mask_cannot_be_over, require_places
+from hf_lottery.network import refuse_what_does_not_go_together
 from hf_lottery.pruning.targets import LINEAR_MODULES, prunable
 from hf_lottery.recipe import Recipe
 from hf_lottery.tasks.causal_lm import model_config
@@ -61,14 +62,14 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
     Raises:
         ValueError: the config cannot be had, or target modules match nothing.
     """
-    config = config or model_config(recipe.model)
-    dtype = _dtype(recipe, config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        parameters = sum(p.numel() for p in model.parameters())
-        weights = _weight_bytes(model, recipe)
-        if (lora := recipe.lora_config()) is not None:
-            refuse_what_a_mask_cannot_be_over(lora)
+    refuse_what_does_not_go_together(recipe)
+    model = base_on_meta(recipe, config)
+    parameters = sum(p.numel() for p in model.parameters())
+    weights = _weight_bytes(model, recipe)
+    if (lora := recipe.lora_config()) is not None:
+        refuse_what_a_mask_cannot_be_over(lora)
+        require_places(model, lora)
+        with torch.device("meta"):
             model = get_peft_model(model, lora)
     lottery = recipe.lottery_config()
     targets = prunable(model, lottery.target_modules, lottery.exclude_modules)
@@ -86,6 +87,21 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
     if lottery.pruned_value == "init":
         masks += sum(p.numel() * p.element_size() for p in targets.values())
     return Size(parameters, sum(p.numel() for p in trained.values()), numel, weights, gradients, optimizer, masks)
+
+
+def base_on_meta(recipe: Recipe, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """A causal_lm recipe's model without its weights, nor an adapter: names, shapes and dtypes.
+
+    Args:
+        recipe: its section model counts.
+        config: of the model; None: the one that the recipe names.
+
+    Raises:
+        ValueError: the config cannot be had.
+    """
+    config = config or model_config(recipe.model)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=_dtype(recipe, config))
 
 
 def require_fits(recipe: Recipe, size: Size, available: int | None = None) -> None:
@@ -115,10 +131,15 @@ def require_fits(recipe: Recipe, size: Size, available: int | None = None) -> No
 
 def memory_of_this_machine(recipe: Recipe) -> int:
     """Bytes for one process: all CUDA devices where device_map spreads the model, else one; without any, the RAM."""
-    if torch.cuda.is_available() and not recipe.training.get("use_cpu"):
+    if on_cuda(recipe):
         devices = range(torch.cuda.device_count()) if recipe.model.device_map else [torch.cuda.current_device()]
         return sum(torch.cuda.get_device_properties(i).total_memory for i in devices)
     return psutil.virtual_memory().total
+
+
+def on_cuda(recipe: Recipe) -> bool:
+    """Whether training would be on a CUDA device."""
+    return torch.cuda.is_available() and not recipe.training.get("use_cpu")
 
 
 def _dtype(recipe: Recipe, config: PretrainedConfig) -> torch.dtype:

@@ -48,7 +48,7 @@ def prunable(
         require_matches(label, patterns, parameters)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
-    chosen, refused = {}, []
+    chosen, refused = {}, {}
     for name, parameter in parameters.items():
         is_linear_weight = isinstance(owner[name], LINEAR_MODULES) and "weight" in name.rpartition(".")[2]
         wanted = is_linear_weight and id(parameter) not in embeddings and parameter.dim() >= 2
@@ -62,9 +62,16 @@ def prunable(
             chosen[name] = parameter
         else:
             kind = "frozen" if parameter.is_floating_point() else f"quantised, {parameter.dtype}"
-            refused.append(f"'{name}' ({kind})")
+            refused[name] = f"'{name}' ({kind})"
+    for pattern, entry in _one_by_one(target_modules):
+        untrained = [what for name, what in refused.items() if _inside(name, entry)]
+        if untrained and not any(_inside(name, entry) for name in chosen):
+            raise ValueError(
+                f"target_modules: '{pattern}' asks for weights that are not trained, such as {untrained[0]}; over a "
+                "frozen base, in 4 bits or not, a mask is on the adapter alone: leave target_modules out for all of it"
+            )
     if not chosen:
-        why = f"; what matches cannot be trained, such as {refused[0]}" if refused else ""
+        why = f"; what matches cannot be trained, such as {next(iter(refused.values()))}" if refused else ""
         raise ValueError(f"no weight of {type(model).__name__} is left to prune{why}. Set target_modules.")
     return chosen
 
@@ -85,11 +92,8 @@ def match_rates(rates: Mapping[str, float], names: Iterable[str], label: str = "
 
 def require_matches(label: str, patterns: Patterns, names: Iterable[str]) -> None:
     """Raise a ValueError for the first pattern that matches no module and no parameter, naming the nearest."""
-    if patterns is None:
-        return
     names = list(names)
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        entry = pattern if isinstance(patterns, str) else [pattern]
+    for pattern, entry in _one_by_one(patterns):
         if any(_inside(name, entry) for name in names):
             continue
         modules = {path for name in names for path in _paths(name)}
@@ -97,6 +101,13 @@ def require_matches(label: str, patterns: Patterns, names: Iterable[str]) -> Non
         close = get_close_matches(pattern, sorted(endings), n=1, cutoff=0.0)
         hint = f"; the nearest name is '{close[0]}'" if close else ""
         raise ValueError(f"{label}: '{pattern}' matches no module{hint}")
+
+
+def _one_by_one(patterns: Patterns) -> list[tuple[str, list[str] | str]]:
+    """(pattern, the patterns with it alone), for messages that name one."""
+    if patterns is None or isinstance(patterns, str):
+        return [] if patterns is None else [(patterns, patterns)]
+    return [(pattern, [pattern]) for pattern in patterns]
 
 
 def _paths(name: str) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import (
     AutoConfig,
@@ -15,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hf_lottery.bundled import bundled_config
 from hf_lottery.tasks import TaskData
 from hf_lottery.tasks.building import architecture_config, build, locate
 from hf_lottery.tasks.generations import GenerationCallback
@@ -76,26 +80,14 @@ def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
     """
     tokenizer = load_tokenizer(data, model_section)
     template = PromptTemplate(tokenizer, data.template)
-    source = str(require_folder(data.path)) if data.path is not None else data.name
-    tables = load_splits(source, [data.train_split] + ([data.test_split] if data.test_split else []))
-    rows = {split: _rows(table, f"{source}, split {split}", data) for split, table in tables.items()}
-
-    train = rows[data.train_split]
-    if data.test_split:
-        test = rows[data.test_split]
-    else:
-        left, chosen = hold_out(len(train), data.test_size, data.split_seed, "data.test_size")
-        train, test = [train[i] for i in left], [train[i] for i in chosen]
-    left, chosen = hold_out(len(train), data.validation_size, data.split_seed)
-    train, validation = [train[i] for i in left], [train[i] for i in chosen]
-
     splits = {}
-    for name, part in (("train", train), ("validation", validation), ("test", test)):
+    for name, part in load_rows(data).items():
         examples, counts = tokenise(part, template, data.max_length)
         if not examples:
-            raise ValueError(f"no example is left to {name} on, of {counts}: raise data.max_length, or see the data")
+            verb = {"train": "train", "validation": "validate", "test": "test"}[name]
+            raise ValueError(f"no example is left to {verb} on, of {counts}: raise data.max_length, or see the data")
         if counts.empty or counts.no_room or counts.truncated:
-            logger.warning(f"{source}, {name}: {counts} ({data.max_length} tokens)")
+            logger.warning(f"{data.path or data.name}, {name}: {counts} ({data.max_length} tokens)")
         if data.packing and name == "train":
             examples = pack(examples, data.max_length)
         splits[name] = TokenDataset(examples, counts)
@@ -111,6 +103,26 @@ def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
         if data.generation_prompts
         else [],
     )
+
+
+def load_rows(data: Data) -> dict[str, list[tuple[str, str, str]]]:
+    """(instruction, input, output) rows of `train`, `validation` and `test`, as they are split, without a tokenizer.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: the data set cannot be had or lacks a column, or is too small to be split.
+    """
+    source = str(require_folder(data.path)) if data.path is not None else data.name
+    tables = load_splits(source, [data.train_split] + ([data.test_split] if data.test_split else []))
+    rows = {split: _rows(table, f"{source}, split {split}", data) for split, table in tables.items()}
+    train = rows[data.train_split]
+    if data.test_split:
+        test = rows[data.test_split]
+    else:
+        left, chosen = hold_out(len(train), data.test_size, data.split_seed, "data.test_size")
+        train, test = [train[i] for i in left], [train[i] for i in chosen]
+    left, chosen = hold_out(len(train), data.validation_size, data.split_seed)
+    return {"train": [train[i] for i in left], "validation": [train[i] for i in chosen], "test": test}
 
 
 def build_model(
@@ -154,8 +166,9 @@ def pretrained_model(
 
 
 def model_config(model_section: Any) -> PretrainedConfig:
-    """The config of a `model` section: of its `architecture`, folder or Hub id. Weights are not read, except that a
-    GGUF file, which tells its config only when it is read whole, is unpacked to disk once a process.
+    """The config of a `model` section: of its `architecture`, folder or Hub id; where the Hub cannot be reached, the
+    one that comes with the package for the models that its recipes name. Weights are not read, except that a GGUF
+    file, which tells its config only when it is read whole, is unpacked to disk once a process.
 
     Raises:
         ValueError: there is none to be had.
@@ -167,10 +180,25 @@ def model_config(model_section: Any) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(section.name_or_path, **options, **section.config)
     except (OSError, ValueError) as error:
+        if (folder := bundled_config(section.name_or_path)) is not None:
+            return AutoConfig.from_pretrained(folder, **section.config)
         raise ValueError(
             f"model.name_or_path is {section.name_or_path!r}, which is no folder with a model and could not be had "
             "from the Hub: check the name and the network, or give a local folder with model.name_or_path=FOLDER"
         ) from error
+
+
+def has_weights(model_section: Any) -> bool:
+    """Whether a model's weights are on this machine, without asking the Hub; random ones of an architecture are."""
+    if model_section.name_or_path is None:
+        return True
+    folder = locate(model_section.name_or_path)
+    if not Path(folder).is_dir():
+        try:
+            folder = snapshot_download(folder, revision=model_section.revision, local_files_only=True)
+        except (HFValidationError, LocalEntryNotFoundError):
+            return False
+    return any(path.suffix in (".safetensors", ".bin", ".gguf") for path in Path(folder).iterdir())
 
 
 def _as_folder(section: Any) -> Any:
@@ -193,14 +221,18 @@ def load_tokenizer(data: Data, model_section: Any):
     folder = locate(name)
     options = {"revision": model_section.revision, "gguf_file": model_section.gguf_file} if own else {}
     options = {key: value for key, value in options.items() if value is not None}
+    where = "model.name_or_path" if own else "data.tokenizer"
+    missing = (
+        f"{where} is {name!r}, which is no folder with a tokenizer and could not be had from the Hub: check the "
+        "name and the network, or give a local folder with data.tokenizer=FOLDER"
+    )
     try:
-        return AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
-        where = "model.name_or_path" if own else "data.tokenizer"
-        raise ValueError(
-            f"{where} is {name!r}, which is no folder with a tokenizer and could not be had from the Hub: check the "
-            "name and the network, or give a local folder with data.tokenizer=FOLDER"
-        ) from error
+        raise ValueError(missing) from error
+    if not tokenizer("a word", add_special_tokens=False).input_ids:  # made from a config alone, it knows no token
+        raise ValueError(missing)
+    return tokenizer
 
 
 def pad_token(tokenizer) -> int:

@@ -21,12 +21,20 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
         ValueError: the data set cannot be had, or has no such split.
     """
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         found = load_dataset(name)
-    except (OSError, ValueError) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+    except (
+        OSError,
+        ValueError,
+        DatasetGenerationError,
+    ) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
         if Path(name).is_dir():
-            raise ValueError(f"no data set can be read from the folder {name}: {error}") from error
+            why = (
+                error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
+            )  # it only says "an error"
+            raise ValueError(f"no data set can be read from the folder {name}: {why}") from error
         raise ValueError(
             f"data.name is {name!r}, which could not be had from the Hub ({error}): check name and network, or "
             "read local files with data.path=FOLDER"
