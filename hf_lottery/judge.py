@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from hf_lottery.distributed import mean_over_ranks
 from hf_lottery.mask import Mask
 from hf_lottery.pruning import scores as criteria
+from hf_lottery.pruning.embeddings import prune_rows, token_embeddings
 from hf_lottery.pruning.heads import attention_heads
 from hf_lottery.pruning.lora import prune_ranks, require_comparable
 from hf_lottery.pruning.patterns import prune_heads, prune_n_of_m, prune_neurons
@@ -39,25 +40,36 @@ def next_mask(trainer: LotteryMixin, weights: Mapping[str, Tensor], rates: Mappi
             whole.
     """
     config, alive = trainer.lottery_config, trainer.mask
-    if any(isinstance(w, DTensor) for w in weights.values()) and (config.criterion, config.pattern) != (
-        "magnitude",
-        "weight",
-    ):
+    plain = (config.criterion, config.pattern, config.prune_embeddings) == ("magnitude", "weight", None)
+    if any(isinstance(w, DTensor) for w in weights.values()) and not plain:
         raise ValueError(
-            f"criterion {config.criterion} with pattern {config.pattern} needs whole weights, and FSDP2 shards them: "
-            "use criterion magnitude with pattern weight, or DDP"
+            f"criterion {config.criterion} with pattern {config.pattern}"
+            + (", and prune_embeddings," if config.prune_embeddings else "")
+            + " needs whole weights, and FSDP2 shards them: use criterion magnitude with pattern weight, or DDP"
         )
     how: dict[str, Any] = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
     if config.pattern == "rank":
         return prune_ranks(weights, alive, **how)
     values, key = judge(trainer, weights, how)
-    if config.pattern == "weight":
+    if config.prune_embeddings is None:
+        return _by_pattern(trainer, values, alive, how, key)
+    table = token_embeddings(trainer.model)
+    rows = prune_rows(values, alive, config.pruning_rate, table, rates, key)
+    rest = Mask({name: mask for name, mask in alive.items() if name != table})
+    own = {name: rate for name, rate in rates.items() if name != table}
+    others = _by_pattern(trainer, {name: values[name] for name in rest}, rest, {**how, "rates": own}, key)
+    return Mask({name: rows[name] if name == table else others[name] for name in alive})
+
+
+def _by_pattern(trainer: LotteryMixin, values: Mapping[str, Tensor], alive: Mask, how: Mapping[str, Any], key) -> Mask:
+    pattern = trainer.lottery_config.pattern
+    if pattern == "weight":
         return prune(values, alive, key=key, **how)
-    if config.pattern == "neuron":
+    if pattern == "neuron":
         return prune_neurons(values, alive, key=key, **how)
-    if config.pattern == "head":
+    if pattern == "head":
         return prune_heads(values, alive, heads=attention_heads(trainer.model), key=key, **how)
-    n, m = map(int, config.pattern.split(":"))
+    n, m = map(int, pattern.split(":"))
     return prune_n_of_m(values, alive, n, m, key)
 
 

@@ -54,7 +54,8 @@ class LotteryMixin(SearchMixin):
         self._zero = ZeroTraining(self) if self.is_deepspeed_enabled else None
         self.model_init = None  # it has made the model; called again in train() it would undo every rewind
 
-        self._targets = tuple(prunable(self.model, config.target_modules, config.exclude_modules))
+        modules = (config.target_modules, config.exclude_modules, config.prune_embeddings)
+        self._targets = tuple(prunable(self.model, *modules))
         self._rates = match_rates(config.pruning_rates, self._targets)
         self.current_round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
