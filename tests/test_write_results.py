@@ -56,3 +56,27 @@ def test_what_the_paper_reports_stands_beside_what_was_measured(script, tmp_path
 def test_two_folders_of_one_name_are_refused(script, tmp_path):
     with pytest.raises(ValueError, match="two of the output folders have one name"):
         script.write_page([tmp_path / "a" / "run", tmp_path / "b" / "run"], tmp_path / "results.md")
+
+
+def test_criteria_before_training_are_ranked_beside_pruning_after_it(script, tmp_path):
+    def found(control, round, replicate, accuracy):
+        densities = {"hidden.weight": [1000, 1000], "classifier.weight": [50, 50]}
+        if round:
+            densities = {"hidden.weight": [10, 1000], "classifier.weight": [11, 50]}
+        values = {"test_accuracy": accuracy + 0.001 * replicate, "density": 0.02 if round else 1.0}
+        return line("ticket", 0, replicate, control=control, round=round, densities=densities, prunable=1050, **values)
+
+    arms = [("ticket", 0, 0.98), ("ticket", 6, 0.96), ("one_shot", 6, 0.95)]
+    arms += [("random", 6, 0.80), ("snip", 6, 0.94), ("synflow", 6, 0.955)]
+    folder = write_folder(tmp_path / "criteria", [found(*arm[:2], r, arm[2]) for r in range(3) for arm in arms])
+    script.write_page([folder], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    labels = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| ") and "%" in row]
+    assert labels == [
+        "| dense", "| magnitude after training, 6 rounds", "| synflow before training",
+        "| magnitude after training, one-shot", "| snip before training", "| random before training",
+    ]  # fmt: skip
+    snip = "| snip before training | 94.10% (94.00–94.20) | +14.00 points [+14.00, +14.00] | −1.00 points"
+    assert snip in text and text.split(snip)[1].startswith(" [−1.00, −1.00] | 1%, 22.0% |")
+    assert "above random synflow, snip; " in text
+    assert "below magnitude after training in one go snip, random; not below it synflow." in text
