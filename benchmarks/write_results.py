@@ -160,17 +160,17 @@ def criteria_ranking(results: Results) -> list[str]:
             lambda found: paired_difference(found, one_shot).mean >= 0,
         )
     )
-    density = text.percent(results.density("random", last))
+    density, metric = text.percent(results.density("random", last)), results.metric
     return [
         f"At initialisation each criterion prunes the untrained network to {density} of its weights in one go, its "
         "scores compared over the whole network; snip, grasp and wanda look at 8 batches of the training data, "
         "synflow at none and in 100 steps. Beside them magnitude after training, rewound to θ_0. All then train for "
-        f"{steps:,} steps. Test {results.metric} at the end of training: mean over replicates (min–max); differences with their "
-        "95% interval over paired replicates; and the share of each layer that is kept, from input to output.",
-        page.markdown_table(["pruned by", f"test {results.metric}", "− random", "− one-shot", "kept a layer"], body),
+        f"{steps:,} steps. Test {metric} at the end of training: mean over replicates (min–max); differences with "
+        "their 95% interval over paired replicates; and the share of each layer that is kept, from input to output.",
+        page.markdown_table(["pruned by", f"test {metric}", "− random", "− one-shot", "kept a layer"], body),
         "Frankle et al. 2021 (arXiv 2009.08576) find magnitude, snip, grasp and synflow at initialisation better "
-        f"than random, and all below magnitude after training. Here, by the mean: above random {above}; below magnitude after training in "
-        f"one go {below}; not below it {others}.",
+        f"than random, and all below magnitude after training. Here, by the mean: above random {above}; below "
+        f"magnitude after training in one go {below}; not below it {others}.",
     ]
 
 

@@ -15,12 +15,19 @@ from hf_lottery.mask import Mask
 from hf_lottery.pruning import scores as criteria
 from hf_lottery.pruning.embeddings import prune_rows, token_embeddings
 from hf_lottery.pruning.heads import attention_heads
-from hf_lottery.pruning.lora import prune_ranks, require_comparable
-from hf_lottery.pruning.patterns import prune_heads, prune_n_of_m, prune_neurons
+from hf_lottery.pruning.lora import lora_pairs, prune_ranks, require_comparable
+from hf_lottery.pruning.patterns import (
+    prune_heads,
+    prune_n_of_m,
+    prune_neurons,
+    require_divides,
+    require_projections,
+)
 from hf_lottery.pruning.sharded import prune
 from hf_lottery.pruning.synflow import synflow
 
 if TYPE_CHECKING:
+    from hf_lottery.config import LotteryConfig
     from hf_lottery.trainer import LotteryMixin
 
 CALIBRATION_BATCHES = 8  # of the training data, for criteria that look at data
@@ -59,6 +66,29 @@ def next_mask(trainer: LotteryMixin, weights: Mapping[str, Tensor], rates: Mappi
     own = {name: rate for name, rate in rates.items() if name != table}
     others = _by_pattern(trainer, {name: values[name] for name in rest}, rest, {**how, "rates": own}, key)
     return Mask({name: rows[name] if name == table else others[name] for name in alive})
+
+
+def refuse_what_cannot_be_judged(model: nn.Module, config: LotteryConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise now the ValueError that the first pruning would raise, after a round that was trained for nothing.
+
+    Args:
+        model: whole and on its device, as the trainer gets it.
+        weights: name -> parameter, those of the mask.
+    """
+    if config.prune_embeddings is not None:
+        table = token_embeddings(model)
+        weights = {name: weight for name, weight in weights.items() if name != table}
+    if config.criterion == "wanda":
+        for name in weights:
+            criteria.feature_dimension(model.get_submodule(name.rpartition(".")[0]), name)
+    if config.criterion == "lora_product" or config.pattern == "rank":
+        lora_pairs(weights)
+    if config.pattern == "head":
+        require_projections(attention_heads(model), weights)
+    elif ":" in config.pattern:
+        n, m = map(int, config.pattern.split(":"))
+        for name, weight in weights.items():
+            require_divides(n, m, name, weight.shape)
 
 
 def _by_pattern(trainer: LotteryMixin, values: Mapping[str, Tensor], alive: Mask, how: Mapping[str, Any], key) -> Mask:
