@@ -63,8 +63,8 @@ def test_criteria_before_training_are_ranked_beside_pruning_after_it(script, tmp
         densities = {"hidden.weight": [1000, 1000], "classifier.weight": [50, 50]}
         if round:
             densities = {"hidden.weight": [10, 1000], "classifier.weight": [11, 50]}
-        values = {"test_accuracy": accuracy + 0.001 * replicate, "density": 0.02 if round else 1.0}
-        return line("ticket", 0, replicate, control=control, round=round, densities=densities, prunable=1050, **values)
+        values = {"control": control, "round": round, "density": 0.02 if round else 1.0, "densities": densities}
+        return line("ticket", 0, replicate) | values | {"test_accuracy": accuracy + 0.001 * replicate}
 
     arms = [("ticket", 0, 0.98), ("ticket", 6, 0.96), ("one_shot", 6, 0.95)]
     arms += [("random", 6, 0.80), ("snip", 6, 0.94), ("synflow", 6, 0.955)]
