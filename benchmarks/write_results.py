@@ -3,8 +3,9 @@
     python benchmarks/write_results.py outputs/mnist-lenet outputs/quickstart
 
 A section an output folder: what was run and how to run it again, the verdict, the plots, the tables, and for
-LeNet-300-100 on MNIST what the paper reports beside what was measured. Sections of other runs that the page has stay
-as they are. Beside the page is kept what a section was written from, a folder a run, which can be given here again.
+LeNet-300-100 on MNIST what the paper reports beside what was measured. The folder of `benchmarks/criteria.py` gets a
+ranking of criteria instead. Sections of other runs that the page has stay as they are. Beside the page is kept what a
+section was written from, a folder a run, which can be given here again.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import yaml
 
+from hf_lottery.config import CRITERIA
 from hf_lottery.evidence import figures, page, plots, text
 from hf_lottery.evidence.results import TICKET, Results, missing_units, read_results, unit_name
 from hf_lottery.evidence.sections import judgement
-from hf_lottery.evidence.statistics import paired_difference
+from hf_lottery.evidence.statistics import estimate, paired_difference
 from hf_lottery.evidence.table import caption, rows
 from hf_lottery.evidence.verdict import headline, verdict
 
@@ -83,10 +85,13 @@ def keep_source(folder: Path, to: Path) -> None:
 def _section(name: str, folder: Path, plot_folder: Path) -> str:
     results = read_results(folder)
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    found = verdict(results)
-    parts = [f"## {name}", f"**{headline(found)}**", f"```\n{command(folder)}\n```", _ran(results), *results.notes]
+    notes = [f"```\n{command(folder)}\n```", _ran(results), *results.notes]
     if missing := missing_units(results, recipe):
-        parts.append(f"Not finished: {len(missing)} of the run's units, the first of them {unit_name(missing[0])}.")
+        notes.append(f"Not finished: {len(missing)} of the run's units, the first of them {unit_name(missing[0])}.")
+    if any(control in CRITERIA for control in results.controls()):
+        return "\n\n".join([f"## {name}", *notes, *criteria_ranking(results)])
+    found = verdict(results)
+    parts = [f"## {name}", f"**{headline(found)}**", *notes]
     for plot, figure in (
         (results.metric, plots.metric_against_density(results)),
         ("early-stop-step", plots.early_stop_against_density(results)),
@@ -138,6 +143,65 @@ def paper_comparison(results: Results) -> list[str]:
         "measured here is this run's, with its own budget and data."
     )
     return [source, page.markdown_table(["density", "the paper", "measured here"], body)]
+
+
+def criteria_ranking(results: Results) -> list[str]:
+    """Criteria that pruned the untrained network beside magnitude after training: a table, the best first."""
+    last, key = max(results.rounds()), f"test_{results.metric}"
+    steps = {line["steps"] for line in results.select(TICKET, 0)}.pop()
+    dense, one_shot = results.values(key, TICKET, 0), results.values(key, "one_shot", last)
+    chance = results.values(key, "random", last)
+    arms = {
+        "dense": (TICKET, 0),
+        f"magnitude after training, {last} rounds": (TICKET, last),
+        "magnitude after training, one-shot": ("one_shot", last),
+        **{f"{name} before training": (name, last) for name in results.controls() if name in CRITERIA},
+    }
+    values = {label: results.values(key, *arm) for label, arm in arms.items()}
+    values = {label: found for label, found in values.items() if found}  # what has finished
+    ranked = sorted(values, key=lambda label: -estimate(values[label].values()).mean)
+    body = [
+        [
+            label,
+            text.with_range(estimate(values[label].values()), results.metric),
+            text.NOTHING if values[label] in (dense, chance) else _against(values[label], chance, results),
+            text.NOTHING if values[label] in (dense, one_shot) else _against(values[label], one_shot, results),
+            _kept(results, *arms[label]),
+        ]
+        for label in ranked
+    ]
+    before = {label: values[label] for label in ranked if arms[label][0] in CRITERIA}
+    above, below, others = (
+        ", ".join(label.split()[0] for label in before if holds(before[label])) or "none"
+        for holds in (
+            lambda found: paired_difference(found, chance).mean > 0,
+            lambda found: paired_difference(found, one_shot).mean < 0,
+            lambda found: paired_difference(found, one_shot).mean >= 0,
+        )
+    )
+    density, metric = text.percent(results.density("random", last)), results.metric
+    return [
+        f"At initialisation each criterion prunes the untrained network to {density} of its weights in one go, its "
+        "scores compared over the whole network; snip, grasp and wanda look at 8 batches of the training data, "
+        "synflow at none and in 100 steps. Beside them magnitude after training, rewound to θ_0. All then train for "
+        f"{steps:,} steps. Test {metric} at the end of training: mean over replicates (min–max); differences with "
+        "their 95% interval over paired replicates; and the share of each layer that is kept, from input to output.",
+        page.markdown_table(["pruned by", f"test {metric}", "− random", "− one-shot", "kept a layer"], body),
+        "Frankle et al. 2021 (arXiv 2009.08576) find magnitude, snip, grasp and synflow at initialisation better "
+        f"than random, and all below magnitude after training. Here, by the mean: above random {above}; below "
+        f"magnitude after training in one go {below}; not below it {others}.",
+    ]
+
+
+def _against(values: dict[int, float], others: dict[int, float], results: Results) -> str:
+    return text.with_interval(paired_difference(values, others), results.metric)
+
+
+def _kept(results: Results, control: str, round: int) -> str:
+    """The share of every tensor that is kept, mean over the units; in the network's own order, the dense line's."""
+    lines, order = results.select(control, round), results.select(TICKET, 0)[0]["densities"]
+    shares = [sum(line["densities"][name][0] / line["densities"][name][1] for line in lines) for name in order]
+    return ", ".join(text.percent(share / len(lines)) for share in shares)
 
 
 Measure = Callable[[Results, int], str]

@@ -55,12 +55,16 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
 
 
 def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's data, read by its task; a language model that cannot fit is refused before."""
+    """The recipe's data, read by its task, with its metrics; a language model that cannot fit is refused before."""
     if recipe.data.task == "causal_lm":
         from hf_lottery.memory import network_size, require_fits
 
         require_fits(recipe, network_size(recipe))
     data = task_module(recipe.data.task).load(recipe.data, recipe.model)
+    if recipe.metrics is not None:
+        from hf_lottery.metrics import with_metrics
+
+        data = with_metrics(data, recipe.metrics)
     require_same_data(data)
     return data
 

@@ -19,6 +19,7 @@ CRITERIA = (
     "lora_product",
 )
 SCOPES = ("layer", "global", "erk", "uniform")
+EMBEDDINGS = ("rows",)
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 AUTO = "auto"
@@ -54,6 +55,13 @@ class LotteryConfig:
     pattern: str = field(
         default="weight",
         metadata={"help": "What is removed together: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
+    )
+    prune_embeddings: str | None = field(
+        default=None,
+        metadata={
+            "help": "rows: whole rows of the token embeddings too, those worth least. Unset: none.",
+            "choices": (*EMBEDDINGS, None),
+        },
     )
     target_modules: list[str] | str | None = field(
         default=None,
@@ -99,6 +107,13 @@ class LotteryConfig:
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_pattern(self.pattern)
+        if self.prune_embeddings is not None:
+            _require_choice("prune_embeddings", self.prune_embeddings, EMBEDDINGS)
+            if self.criterion in ("synflow", "wanda"):
+                raise ValueError(
+                    f"prune_embeddings is rows, and criterion {self.criterion} cannot judge embeddings: "
+                    "use criterion magnitude"
+                )
         if self.rewind_step == AUTO:
             return
         _require_number("rewind_step", self.rewind_step)

@@ -13,13 +13,21 @@ from torch.distributed.tensor import DTensor
 from hf_lottery.distributed import mean_over_ranks
 from hf_lottery.mask import Mask
 from hf_lottery.pruning import scores as criteria
+from hf_lottery.pruning.embeddings import prune_rows, token_embeddings
 from hf_lottery.pruning.heads import attention_heads
-from hf_lottery.pruning.lora import prune_ranks, require_comparable
-from hf_lottery.pruning.patterns import prune_heads, prune_n_of_m, prune_neurons
+from hf_lottery.pruning.lora import lora_pairs, prune_ranks, require_comparable
+from hf_lottery.pruning.patterns import (
+    prune_heads,
+    prune_n_of_m,
+    prune_neurons,
+    require_divides,
+    require_projections,
+)
 from hf_lottery.pruning.sharded import prune
 from hf_lottery.pruning.synflow import synflow
 
 if TYPE_CHECKING:
+    from hf_lottery.config import LotteryConfig
     from hf_lottery.trainer import LotteryMixin
 
 CALIBRATION_BATCHES = 8  # of the training data, for criteria that look at data
@@ -39,25 +47,59 @@ def next_mask(trainer: LotteryMixin, weights: Mapping[str, Tensor], rates: Mappi
             whole.
     """
     config, alive = trainer.lottery_config, trainer.mask
-    if any(isinstance(w, DTensor) for w in weights.values()) and (config.criterion, config.pattern) != (
-        "magnitude",
-        "weight",
-    ):
+    plain = (config.criterion, config.pattern, config.prune_embeddings) == ("magnitude", "weight", None)
+    if any(isinstance(w, DTensor) for w in weights.values()) and not plain:
         raise ValueError(
-            f"criterion {config.criterion} with pattern {config.pattern} needs whole weights, and FSDP2 shards them: "
-            "use criterion magnitude with pattern weight, or DDP"
+            f"criterion {config.criterion} with pattern {config.pattern}"
+            + (", and prune_embeddings," if config.prune_embeddings else "")
+            + " needs whole weights, and FSDP2 shards them: use criterion magnitude with pattern weight, or DDP"
         )
     how: dict[str, Any] = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
     if config.pattern == "rank":
         return prune_ranks(weights, alive, **how)
     values, key = judge(trainer, weights, how)
-    if config.pattern == "weight":
-        return prune(values, alive, key=key, **how)
-    if config.pattern == "neuron":
-        return prune_neurons(values, alive, key=key, **how)
+    if config.prune_embeddings is None:
+        return _by_pattern(trainer, values, alive, how, key)
+    table = token_embeddings(trainer.model)
+    rows = prune_rows(values, alive, config.pruning_rate, table, rates, key)
+    rest = Mask({name: mask for name, mask in alive.items() if name != table})
+    own = {name: rate for name, rate in rates.items() if name != table}
+    others = _by_pattern(trainer, {name: values[name] for name in rest}, rest, {**how, "rates": own}, key)
+    return Mask({name: rows[name] if name == table else others[name] for name in alive})
+
+
+def refuse_what_cannot_be_judged(model: nn.Module, config: LotteryConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise now the ValueError that the first pruning would raise, after a round that was trained for nothing.
+
+    Args:
+        model: whole and on its device, as the trainer gets it.
+        weights: name -> parameter, those of the mask.
+    """
+    if config.prune_embeddings is not None:
+        table = token_embeddings(model)
+        weights = {name: weight for name, weight in weights.items() if name != table}
+    if config.criterion == "wanda":
+        for name in weights:
+            criteria.feature_dimension(model.get_submodule(name.rpartition(".")[0]), name)
+    if config.criterion == "lora_product" or config.pattern == "rank":
+        lora_pairs(weights)
     if config.pattern == "head":
+        require_projections(attention_heads(model), weights)
+    elif ":" in config.pattern:
+        n, m = map(int, config.pattern.split(":"))
+        for name, weight in weights.items():
+            require_divides(n, m, name, weight.shape)
+
+
+def _by_pattern(trainer: LotteryMixin, values: Mapping[str, Tensor], alive: Mask, how: Mapping[str, Any], key) -> Mask:
+    pattern = trainer.lottery_config.pattern
+    if pattern == "weight":
+        return prune(values, alive, key=key, **how)
+    if pattern == "neuron":
+        return prune_neurons(values, alive, key=key, **how)
+    if pattern == "head":
         return prune_heads(values, alive, heads=attention_heads(trainer.model), key=key, **how)
-    n, m = map(int, config.pattern.split(":"))
+    n, m = map(int, pattern.split(":"))
     return prune_n_of_m(values, alive, n, m, key)
 
 

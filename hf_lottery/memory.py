@@ -72,7 +72,7 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
         with torch.device("meta"):
             model = get_peft_model(model, lora)
     lottery = recipe.lottery_config()
-    targets = prunable(model, lottery.target_modules, lottery.exclude_modules)
+    targets = prunable(model, lottery.target_modules, lottery.exclude_modules, lottery.prune_embeddings)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if lora is None and lottery.pruned_value == "init":
         trained = targets

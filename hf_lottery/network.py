@@ -47,6 +47,6 @@ def freeze_all_but_targets(model: PreTrainedModel, config: LotteryConfig) -> Non
 
     Source: LoTA, Panda et al. 2024 (arXiv 2406.16797): embeddings, norms and the output layer stay frozen.
     """
-    targets = prunable(model, config.target_modules, config.exclude_modules)
+    targets = prunable(model, config.target_modules, config.exclude_modules, config.prune_embeddings)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in targets)

@@ -38,6 +38,7 @@ class Recipe(BaseModel):
         name: a bundled recipe's name, or the file's name without `.yaml`.
         description: the file's first comment line.
         model, experiment, hub: the sections; hub is None where the recipe has none.
+        metrics: names of what is measured beside the task's own metric; None if not wanted.
         data: the section, as the task's own `Data`.
         training, lottery, peft, quantization: what the recipe gives of TrainingArguments, LotteryConfig, LoraConfig
             and BitsAndBytesConfig; `training` always has output_dir; peft and quantization are None if not wanted.
@@ -49,6 +50,7 @@ class Recipe(BaseModel):
     description: str
     model: ModelSection
     data: BaseModel
+    metrics: list[str] | None
     training: dict[str, Any]
     lottery: dict[str, Any]
     peft: dict[str, Any] | None
@@ -97,6 +99,7 @@ class Recipe(BaseModel):
         sections = {
             "model": self.model.model_dump(exclude_none=True, exclude_defaults=True),
             "data": self.data.model_dump(mode="json", exclude_none=True),
+            "metrics": self.metrics,
             "training": self.training,
             "lottery": self.lottery_config().to_dict(),
             "peft": self.peft,

@@ -18,6 +18,7 @@ from hf_lottery.tasks import TASKS, task_module
 from hf_lottery.yaml_lines import Keys
 
 SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "experiment", "hub")
+METRICS = "metrics"  # beside the sections, a list
 
 
 def check_sections(source: Source) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def check_sections(source: Source) -> dict[str, Any]:
     return {
         "model": _model(source, given["model"]),
         "data": _data(source, given["data"]),
+        "metrics": _metrics(source),
         "training": _settings(source, "training", given["training"]),
         "lottery": _lottery(source, given["lottery"]),
         "peft": _optional(source, "peft", given["peft"]),
@@ -51,8 +53,8 @@ def refusal(section: str, values: dict[str, Any], error: Exception) -> tuple[Key
 def _given(source: Source) -> dict[str, dict[str, Any] | None]:
     """Section -> what is given in it, None for one that is absent or null."""
     for key in source.values:
-        if key not in SECTIONS:
-            source.add((key,), unknown_key((key,), SECTIONS, "a recipe", _elsewhere((key,))))
+        if key not in (*SECTIONS, METRICS):
+            source.add((key,), unknown_key((key,), (*SECTIONS, METRICS), "a recipe", _elsewhere((key,))))
     given = {}
     for section in SECTIONS:
         values = source.values.get(section)
@@ -97,6 +99,16 @@ def _data(source: Source, given: dict[str, Any] | None) -> Any:
         source.add(("data", "task"), f"data.task {what}; it must be one of {', '.join(TASKS)}{nearest(task, TASKS)}")
         return None
     return _own(source, "data", task_module(task).Data, given)
+
+
+def _metrics(source: Source) -> list[str] | None:
+    names = source.values.get(METRICS)
+    right = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    if names is not None and not right:
+        source.add(
+            (METRICS,), f"metrics is {shown(names)}; it must be a list of metrics' names, such as [accuracy, f1]"
+        )
+    return names if right else None
 
 
 def _settings(source: Source, section: str, given: dict[str, Any] | None) -> dict[str, Any]:

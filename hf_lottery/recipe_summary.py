@@ -37,6 +37,7 @@ def summary(recipe: Recipe) -> str:
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
         "data": f"{recipe.data.task}: {path or recipe.data.name}",
+        **({"metrics": ", ".join(recipe.metrics)} if recipe.metrics else {}),
         "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
         f"{arguments.optim.value} at {arguments.learning_rate:g}",
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",

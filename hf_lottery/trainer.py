@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed import from_main, named_parameters, require_agreement
-from hf_lottery.judge import next_mask
+from hf_lottery.judge import next_mask, refuse_what_cannot_be_judged
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.pruning.targets import match_rates, prunable
@@ -54,7 +54,10 @@ class LotteryMixin(SearchMixin):
         self._zero = ZeroTraining(self) if self.is_deepspeed_enabled else None
         self.model_init = None  # it has made the model; called again in train() it would undo every rewind
 
-        self._targets = tuple(prunable(self.model, config.target_modules, config.exclude_modules))
+        modules = (config.target_modules, config.exclude_modules, config.prune_embeddings)
+        targets = prunable(self.model, *modules)
+        refuse_what_cannot_be_judged(self.model, config, targets)
+        self._targets = tuple(targets)
         self._rates = match_rates(config.pruning_rates, self._targets)
         self.current_round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds

@@ -88,12 +88,15 @@ def test_heads_go_whole(tmp_path):
 
 
 def test_what_a_network_does_not_have_is_said(tmp_path):
-    trainer = make_trainer(tmp_path, lottery_config=LotteryConfig(pattern="head"))
-    with pytest.raises(ValueError, match="a Net has no attention heads"):
-        trainer.prune()
-    trainer = make_trainer(tmp_path, lottery_config=LotteryConfig(pattern="3:7"))
-    with pytest.raises(ValueError, match="needs 7 to divide the input dimension of 'first.weight', which is 12"):
-        trainer.prune()
+    for config, model, sentence in (
+        (LotteryConfig(pattern="head"), None, "a Net has no attention heads"),
+        (LotteryConfig(pattern="head", target_modules=["q_proj"]), tiny_llama(), "k_proj.weight' is not among the"),
+        (LotteryConfig(pattern="3:7"), None, "needs 7 to divide the input dimension of 'first.weight', which is 12"),
+        (LotteryConfig(pattern="rank"), None, "is not a LoRA's A or B"),
+        (LotteryConfig(criterion="wanda", target_modules=["embed_tokens"]), tiny_llama(), "belongs to a Embedding"),
+    ):
+        with pytest.raises(ValueError, match=sentence):  # when it is made, not after round 0
+            make_trainer(tmp_path, model, lottery_config=config)
     trainer = make_trainer(tmp_path, lottery_config=LotteryConfig(criterion="snip"))
     trainer.train_dataset = None
     with pytest.raises(ValueError, match="looks at data, and the trainer has no train_dataset"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import datasets
 import pytest
 import torch
@@ -117,6 +120,16 @@ def test_a_recipe_opens_with_what_it_is_and_how_to_run_it(name):
     source = find_recipe(name).read_text()
     assert f"#   hf-lottery run {name}\n" in source
     assert "# Hardware:" in source
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_every_command_that_a_recipe_gives_is_valid(name):
+    text = find_recipe(name).read_text().replace("\\\n#", " ")
+    commands = [shlex.split(line) for line in re.findall(r"^#   hf-lottery run (.+)$", text, re.MULTILINE)]
+    assert len(commands) >= 2
+    for recipe, *overrides in commands:
+        load_recipe(recipe, overrides)
+        assert recipe == name
 
 
 def test_conv_2_is_pruned_as_the_papers_table_says():

@@ -90,3 +90,27 @@ def test_runs_of_one_task_stand_in_one_table_with_their_means(script, tmp_path):
     assert "| wide | dense | 100% | 1,000 | 2,000 | 0.125 | 98.00% |" in text
     assert "| narrow | ticket, round 1 | 10.0% | 100 | 2,000 | 0.25 | 91.00% |" in text
     assert (tmp_path / "results" / "narrow" / "results.jsonl").is_file()
+
+
+def test_criteria_before_training_are_ranked_beside_pruning_after_it(script, tmp_path):
+    def found(control, round, replicate, accuracy):
+        densities = {"hidden.weight": [1000, 1000], "classifier.weight": [50, 50]}
+        if round:
+            densities = {"hidden.weight": [10, 1000], "classifier.weight": [11, 50]}
+        values = {"control": control, "round": round, "density": 0.02 if round else 1.0, "densities": densities}
+        return line("ticket", 0, replicate) | values | {"test_accuracy": accuracy + 0.001 * replicate}
+
+    arms = [("ticket", 0, 0.98), ("ticket", 6, 0.96), ("one_shot", 6, 0.95)]
+    arms += [("random", 6, 0.80), ("snip", 6, 0.94), ("synflow", 6, 0.955)]
+    folder = write_folder(tmp_path / "criteria", [found(*arm[:2], r, arm[2]) for r in range(3) for arm in arms])
+    script.write_page([folder], tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    labels = [row.split(" | ")[0] for row in text.splitlines() if row.startswith("| ") and "%" in row]
+    assert labels == [
+        "| dense", "| magnitude after training, 6 rounds", "| synflow before training",
+        "| magnitude after training, one-shot", "| snip before training", "| random before training",
+    ]  # fmt: skip
+    snip = "| snip before training | 94.10% (94.00–94.20) | +14.00 points [+14.00, +14.00] | −1.00 points"
+    assert snip in text and text.split(snip)[1].startswith(" [−1.00, −1.00] | 1%, 22.0% |")
+    assert "above random synflow, snip; " in text
+    assert "below magnitude after training in one go snip, random; not below it synflow." in text

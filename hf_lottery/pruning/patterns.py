@@ -6,7 +6,7 @@ n = round(rate · alive groups), by the same scopes. (Whole ranks of a LoRA are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -38,18 +38,23 @@ def prune_n_of_m(scores: Mapping[str, Tensor], alive: Mask, n: int, m: int, key:
     result = {}
     for name, mask in alive.items():
         score = _seen(scores[name], key, mask, name)
-        if mask.dim() < 2 or mask.shape[1] % m:
-            size = mask.shape[1] if mask.dim() > 1 else mask.numel()
-            raise ValueError(
-                f"pattern {n}:{m} needs {m} to divide the input dimension of '{name}', which is {size}; "
-                f"take an M that divides it, or name the layer in exclude_modules"
-            )
+        require_divides(n, m, name, mask.shape)
         groups = score.masked_fill(~mask, -torch.inf).movedim(1, -1).unflatten(-1, (-1, m))
         # stable and ascending: of equal scores the earlier is further from the n that stay
         order = groups.sort(dim=-1, stable=True).indices
         kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., m - n :], True)
         result[name] = mask & kept.flatten(-2).movedim(-1, 1)
     return Mask(result)
+
+
+def require_divides(n: int, m: int, name: str, shape: torch.Size) -> None:
+    """Raise a ValueError if `m` does not divide the input dimension of the weight `name`."""
+    size = shape[1] if len(shape) > 1 else shape.numel()
+    if len(shape) < 2 or size % m:
+        raise ValueError(
+            f"pattern {n}:{m} needs {m} to divide the input dimension of '{name}', which is {size}; "
+            f"take an M that divides it, or name the layer in exclude_modules"
+        )
 
 
 def neuron_scores(scores: Mapping[str, Tensor], alive: Mask, key: Key = None) -> dict[str, Tensor]:
@@ -125,13 +130,8 @@ def prune_heads(
         ValueError: as `prune`; a projection of a layer is not in `alive`, or has another rate than the others.
     """
     living, layer_rates = {}, {}
+    require_projections(heads, alive)
     for layer, those in heads.items():
-        for name in those.names:
-            if name not in alive:
-                raise ValueError(
-                    f"a head goes from all four projections of '{layer}', and '{name}' is not among the weights that "
-                    "are pruned; add it to target_modules"
-                )
         of_layer = {(rates or {}).get(name, rate) for name in those.names}
         if len(of_layer) > 1:
             raise ValueError(f"the projections of '{layer}' have different pruning rates; heads need one for all")
@@ -143,6 +143,17 @@ def prune_heads(
         for name in those.names:
             result[name] = alive[name] & those.expand(kept[layer].to(alive[name].device), name, alive[name].shape)
     return Mask(result)
+
+
+def require_projections(heads: Mapping[str, Heads], names: Collection[str]) -> None:
+    """Raise a ValueError if a projection of an attention layer is not among the `names` of weights to prune."""
+    for layer, those in heads.items():
+        for name in those.names:
+            if name not in names:
+                raise ValueError(
+                    f"a head goes from all four projections of '{layer}', and '{name}' is not among the weights that "
+                    "are pruned; add it to target_modules"
+                )
 
 
 def _seen(scores: Tensor, key: Key, alive: Tensor, name: str) -> Tensor:

@@ -156,15 +156,7 @@ def input_norms(
     squares, hooks = {}, []
     for name in names:
         module = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(module, nn.Linear):
-            feature = -1
-        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
-            feature = 1
-        else:
-            raise ValueError(
-                f"wanda judges the weights of linear layers and of convolutions without groups, and '{name}' belongs "
-                f"to a {type(module).__name__}; name it in exclude_modules"
-            )
+        feature = feature_dimension(module, name)
 
         def add(_, inputs, name=name, feature=feature):
             rows = inputs[0].detach().movedim(feature, -1).flatten(0, -2).float()
@@ -182,6 +174,22 @@ def input_norms(
         if name not in squares:
             raise ValueError(f"no activations reached the layer of '{name}': give at least one batch that runs it")
     return {name: total.sqrt() for name, total in squares.items()}
+
+
+def feature_dimension(module: nn.Module, name: str) -> int:
+    """Along which dimension of its input a layer's features, or channels, lie.
+
+    Raises:
+        ValueError: the module, whose weight is `name`, is neither linear nor a convolution without groups.
+    """
+    if isinstance(module, nn.Linear):
+        return -1
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
+        return 1
+    raise ValueError(
+        f"wanda judges the weights of linear layers and of convolutions without groups, and '{name}' belongs "
+        f"to a {type(module).__name__}; name it in exclude_modules"
+    )
 
 
 CRITERIA: dict[str, Callable[..., dict[str, Tensor]]] = {

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_lottery.pruning.embeddings import token_embeddings
+
 LINEAR_MODULES = (
     nn.Linear,
     nn.Conv1d,
@@ -24,7 +26,10 @@ Patterns = list[str] | str | None
 
 
 def prunable(
-    model: nn.Module, target_modules: Patterns = None, exclude_modules: Patterns = None
+    model: nn.Module,
+    target_modules: Patterns = None,
+    exclude_modules: Patterns = None,
+    prune_embeddings: str | None = None,
 ) -> dict[str, nn.Parameter]:
     """The parameters of `model` that a ticket search may prune, by name, tied ones once.
 
@@ -37,6 +42,7 @@ def prunable(
         target_modules: a list of names or name endings ("q_proj" matches every module that ends in ".q_proj", and
             what lies inside it), or one regular expression for the whole name. None: no restriction.
         exclude_modules: modules to leave alone, in the same form.
+        prune_embeddings: "rows" adds the token embeddings, whatever target_modules says.
 
     Raises:
         ValueError: a pattern matches nothing, or only weights that cannot be pruned (frozen, quantised), or
@@ -46,6 +52,7 @@ def prunable(
     owner = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
     for label, patterns in (("target_modules", target_modules), ("exclude_modules", exclude_modules)):
         require_matches(label, patterns, parameters)
+    table = None if prune_embeddings is None else token_embeddings(model)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
     chosen, refused = {}, {}
@@ -56,7 +63,7 @@ def prunable(
         wanted = wanted and ".modules_to_save." not in name
         if target_modules is not None:
             wanted = _asked_for(name, target_modules) or (wanted and _inside(name, target_modules))
-        if not wanted or (exclude_modules is not None and _inside(name, exclude_modules)):
+        if not (wanted or name == table) or (exclude_modules is not None and _inside(name, exclude_modules)):
             continue
         if parameter.requires_grad and parameter.is_floating_point():
             chosen[name] = parameter

@@ -101,9 +101,10 @@ def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTraine
     config = model.config.to_dict()
     for name, value in [("num_channels", channels), ("image_size", height), ("image_size", width)]:
         if config.get(name, value) not in (value, [height, width]):
+            resize = ", or resize the images with data.image_size" if name == "image_size" else ""
             raise ValueError(
                 f"the images have shape {(channels, height, width)} (channels, height, width), but the model's {name} "
-                f"is {config[name]}: set model.config.{name}={value}, or resize the images with data.image_size"
+                f"is {config[name]}: set model.config.{name}={value}{resize}"
             )
     if model.config.num_labels < task_data.train.num_labels:
         raise ValueError(

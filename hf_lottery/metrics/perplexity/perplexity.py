@@ -1,0 +1,25 @@
+"""Perplexity, as an evaluate module: `evaluate.load("FOLDER/perplexity").compute(predictions=[6], references=[3])`"""
+
+import math
+
+import datasets
+import evaluate
+import numpy as np
+
+DESCRIPTION = "e to the mean loss of a token, over all tokens of all sequences."
+
+
+class Perplexity(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description="predictions: a sequence's summed loss, in nats; references: how many tokens it is of.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        mean = float(np.sum(predictions) / np.sum(references))
+        return {"perplexity": math.exp(mean) if mean < 700 else math.inf}
