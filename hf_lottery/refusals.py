@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from hf_lottery.config import AUTO, LotteryConfig
@@ -22,6 +23,18 @@ LOOK_AT_DATA = ("snip", "grasp", "synflow", "wanda")
 # optimizers that treat every coordinate alone: without gradient, moments and weight a coordinate stays at 0
 ELEMENTWISE = ("adamw_torch", "adamw_apex", "adamw_anyprecision", "sgd", "adagrad", "rmsprop", "lion_32bit")
 ELEMENTWISE_IN_DEEPSPEED = ("adam", "adamw", "adagrad", "sgd", "lion")
+
+
+def refuse_offloaded(model) -> None:
+    """Raise a ValueError for a model whose weights are not where the optimizer is, before Trainer fails on it.
+
+    Args:
+        model: the trainer's first argument: a model, or whatever else a Trainer subclass makes one from.
+    """
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(f"device_map has offloaded '{name}', so that no mask reaches it: keep all on devices")
 
 
 def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryConfig) -> None:
@@ -49,9 +62,6 @@ def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
             f"criterion {config.criterion} runs the whole model between trainings, which FSDP2 and DeepSpeed keep "
             "apart or on the CPU: launch with DDP, or use criterion magnitude"
         )
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.is_meta:
-            raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)
 
