@@ -41,6 +41,7 @@ WRAPPERS = {
 REFUSED = {
     "FSDP1": "flattens weights; set `fsdp_version` to 2",
     "FSDP on CPUs, which accelerate would silently leave away": "launch with `ddp`",
+    "FSDP2 over more processes than two of the parameters have rows for": "launch with fewer, or with `ddp`",
     "DeepSpeed with an optimizer that mixes coordinates (8-bit, Adafactor, Muon, 1-bit)": "use AdamW, SGD, or FSDP2",
     "DeepSpeed with the optimizer on NVMe": "offload it to the CPU",
     "DeepSpeed with `zero3_init_flag`": "set it to false",

@@ -10,6 +10,7 @@ from accelerate import cpu_offload, dispatch_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
+from hf_lottery.refusals import refuse_empty_shards
 from tests.tiny import Recorder, curve, make_trainer
 
 
@@ -115,3 +116,19 @@ def test_offloaded_weights_are_refused(tmp_path, how):
         model = dispatch_model(llama(), device_map, main_device="cpu", offload_dir=tmp_path / "offloaded")
     with pytest.raises(ValueError, match="device_map has offloaded 'model.*weight'.*keep all on devices"):
         make_trainer(tmp_path, model, train=sentences(), lottery_config=LotteryConfig())
+
+
+def test_fsdp_that_accelerate_leaves_away_is_refused(tmp_path, monkeypatch):
+    """On a CPU, or with one process, its FSDP configs run without FSDP and say nothing."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ValueError, match="FSDP was asked for.*launch with ddp"):
+        make_trainer(tmp_path, lottery_config=LotteryConfig())
+
+
+def test_shards_that_would_be_empty_are_refused():
+    """Of nine rows four processes have 3, 3, 3 and 0."""
+    refuse_empty_shards(dict(torch.nn.Linear(4, 10).named_parameters()), 4)
+    refuse_empty_shards(dict(torch.nn.Linear(4, 9, bias=False).named_parameters()), 4)
+    with pytest.raises(ValueError, match="'bias' has 9 rows.*one of 4 processes.*fewer processes, or with ddp"):
+        refuse_empty_shards(dict(torch.nn.Linear(4, 9).named_parameters()), 4)
