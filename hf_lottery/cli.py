@@ -126,13 +126,13 @@ def run(
 ) -> None:
     """Train what a recipe describes; a second time, continue where it stopped."""
     words = [recipe, *(overrides or [])]
-    if launcher is not None:
-        from hf_lottery.launch import relaunch
-
-        raise typer.Exit(relaunch(launcher, ["run", *words]))
     from hf_lottery.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
+    if launcher is not None:  # after the recipe was read: what is wrong with it is said once, not by every process
+        from hf_lottery.launch import relaunch
+
+        raise typer.Exit(relaunch(launcher, ["run", *words]))
     if plan:
         from hf_lottery.plan import make_plan
 

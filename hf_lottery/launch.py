@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 
 from hf_lottery.bundled import LAUNCHER_CONFIGS, bundled_folder
@@ -14,11 +12,14 @@ LAUNCHERS = ("single", "ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3")
 
 
 def relaunch(launcher: str, arguments: Sequence[str]) -> int:
-    """Run `hf-lottery ARGUMENTS` again, on several processes of this machine; returns the exit status.
+    """Run `hf-lottery ARGUMENTS` again, on several processes of this machine.
 
     Args:
         launcher: `NAME:N`: N processes as the bundled `recipes/accelerate/NAME.yaml` says, such as `ddp:2`.
         arguments: what the command line was, without the launcher: `run RECIPE [SECTION.KEY=VALUE ...]`.
+
+    Returns:
+        0, or the exit status of the first process that failed.
 
     Raises:
         ValueError: there is no such launcher, or N is no number.
@@ -29,12 +30,25 @@ def relaunch(launcher: str, arguments: Sequence[str]) -> int:
             f"--launcher is '{launcher}'; it must be NAME:N, N processes under one of {', '.join(LAUNCHERS)}, "
             "such as ddp:2"
         )
-    if name in ("single", "ddp"):  # `accelerate launch` starts one process on a machine without GPUs
-        starter = ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
-    else:
-        config = bundled_folder() / LAUNCHER_CONFIGS / f"{name}.yaml"
-        starter = ["accelerate.commands.launch", "--config_file", str(config), "--num_processes", count]
-    return subprocess.call([sys.executable, "-m", *starter, "-m", "hf_lottery", *arguments])
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    program = ["-m", "hf_lottery", *arguments]
+    try:
+        if name in ("single", "ddp"):  # `accelerate launch` starts one process on a machine without GPUs
+            torchrun.run(torchrun.parse_args(["--standalone", "--nproc-per-node", count, *program]))
+        else:
+            from accelerate.commands.launch import launch_command, launch_command_parser
+
+            config = bundled_folder() / LAUNCHER_CONFIGS / f"{name}.yaml"
+            settings = ["--config_file", str(config), "--num_processes", count]
+            launch_command(launch_command_parser().parse_args([*settings, *program]))
+    except ChildFailedError as failed:
+        return failed.get_first_failure()[1].exitcode  # its rank has said why
+    except SignalException as stopped:  # Ctrl-C, which every process has had too
+        return 128 + stopped.sigval
+    return 0
 
 
 def require_devices(use_cpu: bool) -> None:

@@ -46,11 +46,11 @@ class MaskedStep:
                 )
             if bool(kept.all()):
                 continue  # nothing to hold still
-            bits = shard_like(kept, parameter).to(torch.int8).neg_()  # −1, all bits set, where kept
+            kept = shard_like(kept, parameter)  # the mask's own memory where that lies beside the parameter
             value = None
             if pruned_values is not None:
-                value = _bits(shard_like(pruned_values[name].to(parameter.dtype), parameter)).bitwise_and(~bits)
-            self._entries.append((parameter, bits, value))
+                value = _bits(shard_like(pruned_values[name].to(parameter.dtype), parameter)).mul(~kept)
+            self._entries.append((parameter, kept, value))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Mask weights and moments now, and gradients and weights at every step until `detach`."""
@@ -70,7 +70,7 @@ class MaskedStep:
     def mask_weights(self) -> None:
         """Write zero (or the given value) into every pruned weight, in place."""
         for parameter, kept, value in self._entries:
-            weights = _bits(local(parameter)).bitwise_and_(kept)
+            weights = _bits(local(parameter)).mul_(kept)
             if value is not None:
                 weights.bitwise_or_(value)
 
@@ -88,7 +88,7 @@ class MaskedStep:
                 optimizer.state.pop(parameter)
                 continue
             for entry in tensors.values():
-                _bits(local(entry)).bitwise_and_(kept)
+                _bits(local(entry)).mul_(kept)
 
 
 class _GradientMask:
@@ -99,7 +99,7 @@ class _GradientMask:
 
     def __call__(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            _bits(local(parameter.grad)).bitwise_and_(self.kept)
+            _bits(local(parameter.grad)).mul_(self.kept)
 
 
 def forget_moments(optimizer: torch.optim.Optimizer) -> None:
@@ -120,6 +120,6 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers. A bitwise "and" with 0 or −1 zeroes nan and inf too, which a product does not,
-    and on a CPU takes an eighth of the time of masked_fill_ with a bool mask, at the same one byte a weight."""
+    """The same memory as integers, whose product with a bool is every bit or none: it zeroes nan and inf too, which a
+    product of floats does not, leaves no −0, and on a CPU takes half the time of masked_fill_ or less."""
     return tensor.view(_INTEGERS[tensor.element_size()])

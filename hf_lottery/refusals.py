@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from hf_lottery.config import AUTO, LotteryConfig
@@ -24,6 +28,18 @@ ELEMENTWISE = ("adamw_torch", "adamw_apex", "adamw_anyprecision", "sgd", "adagra
 ELEMENTWISE_IN_DEEPSPEED = ("adam", "adamw", "adagrad", "sgd", "lion")
 
 
+def refuse_offloaded(model) -> None:
+    """Raise a ValueError for a model whose weights are not where the optimizer is, before Trainer fails on it.
+
+    Args:
+        model: the trainer's first argument: a model, or whatever else a Trainer subclass makes one from.
+    """
+    if isinstance(model, nn.Module):
+        for name, parameter in model.named_parameters():
+            if parameter.is_meta:
+                raise ValueError(f"device_map has offloaded '{name}', so that no mask reaches it: keep all on devices")
+
+
 def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryConfig) -> None:
     """Raise a ValueError for settings under which a pruned weight could move or a rewind would not replay."""
     optim = _name(args.optim)
@@ -42,18 +58,41 @@ def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryCon
 
 def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
     """Raise a ValueError for ways of spreading a model over devices in which masks could not be kept right."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            "FSDP was asked for, and accelerate would silently run without it, since there are no GPUs to shard over: "
+            "launch with ddp"
+        )
     if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
+    if trainer.is_fsdp_enabled:
+        refuse_empty_shards(dict(trainer.model.named_parameters()), trainer.args.world_size)
     if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and config.criterion in LOOK_AT_DATA:
         raise ValueError(
             f"criterion {config.criterion} runs the whole model between trainings, which FSDP2 and DeepSpeed keep "
             "apart or on the CPU: launch with DDP, or use criterion magnitude"
         )
-    for name, parameter in trainer.model.named_parameters():
-        if parameter.is_meta:
-            raise ValueError(f"device_map has offloaded '{name}', which could then not be masked: keep all on devices")
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)
+
+
+def refuse_empty_shards(parameters: Mapping[str, nn.Parameter], processes: int) -> None:
+    """Raise a ValueError where FSDP2 leaves a process without a part of two parameters.
+
+    accelerate tells a sharded optimizer's parameters apart by their addresses, which all empty ones share, so that a
+    second training could not load the moments of step k.
+    """
+    empty = []
+    for name, parameter in parameters.items():
+        rows = parameter.shape[0] if parameter.dim() else 1
+        if -(-rows // processes) * (processes - 1) >= rows:
+            empty.append((rows, name))
+    if len(empty) > 1:
+        rows, name = min(empty)
+        raise ValueError(
+            f"'{name}' has {rows} rows, so that FSDP2 leaves one of {processes} processes without any, which "
+            "accelerate cannot tell apart when training starts anew: launch with fewer processes, or with ddp"
+        )
 
 
 def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:

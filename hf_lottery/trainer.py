@@ -17,7 +17,7 @@ from hf_lottery.judge import next_mask, refuse_what_cannot_be_judged
 from hf_lottery.mask import Mask
 from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.pruning.targets import match_rates, prunable
-from hf_lottery.refusals import refuse_launchers, refuse_what_cannot_be_kept_right
+from hf_lottery.refusals import refuse_launchers, refuse_offloaded, refuse_what_cannot_be_kept_right
 from hf_lottery.rewind import RewindPoint
 from hf_lottery.rounds import MASK_FILE, read_mask, write_mask
 from hf_lottery.search import SearchMixin
@@ -40,6 +40,8 @@ class LotteryMixin(SearchMixin):
     """
 
     def __init__(self, *args, lottery_config: LotteryConfig | None = None, ticket: Ticket | None = None, **kwargs):
+        if lottery_config is not None or ticket is not None:
+            refuse_offloaded(args[0] if args else kwargs.get("model"))
         super().__init__(*args, **kwargs)
         self.lottery_config = lottery_config
         self._mask: Mask | None = None

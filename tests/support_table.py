@@ -1,9 +1,10 @@
-"""The support table, from the tests that were run.
+"""The README's support table, from the tests that were run.
 
-    pytest tests/test_launchers.py tests/test_wrappers.py tests/test_optim.py --junitxml=support.xml
-    python tests/support_table.py support.xml docs/support.md
+    python -m pytest tests/test_{launchers,four_processes,wrappers,optim}.py --junitxml=support.xml
+    python tests/support_table.py support.xml
 
-A cell says what a test said: yes (passed), no (failed), not run (skipped, or not in the report).
+Several reports may be given. A cell says what a test said: yes (passed), no (failed), not run (skipped, or in no
+report).
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from __future__ import annotations
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- made by tests/support_table.py -->\n", "<!-- to here -->\n"
+FILES = ("test_launchers.py", "test_four_processes.py", "test_wrappers.py", "test_optim.py")
 
 LAUNCHERS = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}
 INVARIANTS = {
@@ -21,18 +26,22 @@ INVARIANTS = {
     "resumes bit for bit": "test_an_interrupted_search_continues_bit_for_bit[{}]",
     "rewinds bit for bit, k = 0": "test_rewinding_replays_with_each_ranks_own_random_numbers[{}-0]",
     "k > 0": "test_rewinding_replays_with_each_ranks_own_random_numbers[{}-2]",
+    "all that on four processes, but the replay": "test_four_processes_find_the_ticket_of_one[{}]",
 }
 WRAPPERS = {
     "torch.compile": "test_torch_compile",
     "gradient checkpointing": "test_gradient_checkpointing_changes_nothing",
-    "device_map": "test_a_device_map_keeps_masks_beside_their_weights",
+    "device_map": "test_a_device_map_changes_nothing",
     "bf16 autocast": "test_a_masked_run_is_the_run_of_the_smaller_network[bf16 autocast]",
-    "fp16 with GradScaler (CUDA)": "test_fp16_with_its_gradient_scaler",
+    "fp16 with GradScaler": "test_fp16_with_its_gradient_scaler[cpu-adamw_torch_fused]",
+    "the same on CUDA": "test_fp16_with_its_gradient_scaler[cuda-adamw_torch_fused]",
     "8-bit AdamW": "test_8_bit_adamw",
     "schedule-free AdamW": "test_a_masked_run_is_the_run_of_the_smaller_network[schedule-free adamw]",
 }
 REFUSED = {
     "FSDP1": "flattens weights; set `fsdp_version` to 2",
+    "FSDP on CPUs, which accelerate would silently leave away": "launch with `ddp`",
+    "FSDP2 over more processes than two of the parameters have rows for": "launch with fewer, or with `ddp`",
     "DeepSpeed with an optimizer that mixes coordinates (8-bit, Adafactor, Muon, 1-bit)": "use AdamW, SGD, or FSDP2",
     "DeepSpeed with the optimizer on NVMe": "offload it to the CPU",
     "DeepSpeed with `zero3_init_flag`": "set it to false",
@@ -44,26 +53,19 @@ REFUSED = {
 }
 
 
-def outcomes(report: Path) -> dict[str, str]:
-    """Test name -> yes, no or not run."""
+def outcomes(*reports: Path) -> dict[str, str]:
+    """Test name -> yes, no or not run; a later report goes before an earlier one."""
     said = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        failed = case.find("failure") is not None or case.find("error") is not None
-        said[case.get("name")] = "no" if failed else "not run" if case.find("skipped") is not None else "yes"
+    for report in reports:
+        for case in ElementTree.parse(report).iter("testcase"):
+            failed = case.find("failure") is not None or case.find("error") is not None
+            said[case.get("name")] = "no" if failed else "not run" if case.find("skipped") is not None else "yes"
     return said
 
 
 def table(said: dict[str, str]) -> str:
-    """The page, as Markdown."""
-    lines = [
-        "# What masks are kept right in",
-        "",
-        "Made by tests/support_table.py from the tests that were run: two processes over gloo on a CPU, the real",
-        "Trainer, the same global batch as one process.",
-        "",
-        "| launcher | " + " | ".join(INVARIANTS) + " |",
-        "| --- |" + " --- |" * len(INVARIANTS),
-    ]
+    """The three tables, as Markdown."""
+    lines = ["| launcher | " + " | ".join(INVARIANTS) + " |", "| --- |" + " --- |" * len(INVARIANTS)]
     for key, name in LAUNCHERS.items():
         cells = [said.get(test.format(key), "not run") for test in INVARIANTS.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -71,15 +73,15 @@ def table(said: dict[str, str]) -> str:
     lines += [f"| {name} | {said.get(test, 'not run')} |" for name, test in WRAPPERS.items()]
     lines += ["", "| refused when the trainer is made | instead |", "| --- | --- |"]
     lines += [f"| {what} | {instead} |" for what, instead in REFUSED.items()]
-    lines += [
-        "",
-        "A rank that dies takes the others with it: torchrun, which `accelerate launch` uses too, stops the",
-        "processes of a machine as soon as one has ended, and those of other machines when their next communication",
-        "fails (at the latest after `training.ddp_timeout`, 1800 s). The same command then continues from the last",
-        "checkpoint.",
-    ]
     return "\n".join(lines) + "\n"
 
 
+def main(*reports: str) -> None:
+    """Write the tables between the README's two marks."""
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    README.write_text(f"{before}{BEGIN}\n{table(outcomes(*map(Path, reports)))}\n{END}{after}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(table(outcomes(Path(sys.argv[1]))), encoding="utf-8")
+    main(*sys.argv[1:])

@@ -68,6 +68,19 @@ def test_a_launcher_that_does_not_exist(launcher):
         relaunch(launcher, ["run", "quickstart"])
 
 
+def test_bad_input_under_a_launcher_is_exit_status_2_without_a_traceback(tmp_path):
+    done = quickstart(tmp_path, "ddp:2", "training.max_stps=3")  # found before there are two processes
+    assert done.returncode == 2
+    assert done.stderr.count("max_stps") == 1 and "did you mean" in done.stderr and "Traceback" not in done.stderr
+
+    code = (
+        "import sys; from hf_lottery.launch import relaunch; sys.exit(relaunch('ddp:2', ['check', 'no-such-recipe']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no-such-recipe" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_the_bundled_configs_are_what_accelerate_reads(name):
     config = load_config_from_file(str(bundled_folder() / LAUNCHER_CONFIGS / f"{name}.yaml"))

@@ -23,11 +23,14 @@ TYPES = {"ddp": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DE
 SETUPS = ["ddp", "fsdp2", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
 
 
-def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess:
+def started(*command: str, **environment: str) -> subprocess.CompletedProcess:
     root = Path(__file__).resolve().parent.parent
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), **environment}
-    return subprocess.run([*starter, *command], env=environment, capture_output=True, text=True, cwd=root)
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=root)
+
+
+def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    return started("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command, **environment)
 
 
 @pytest.fixture(scope="module")
