@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from peft import PeftModel
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.callbacks import get_rng_state, set_rng_state
-from hf_lottery.judge import judge
+from hf_lottery.judge import judge, next_mask
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection import select
 from hf_lottery.rewind import RewindPoint
@@ -60,21 +61,34 @@ def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int) -> No
 
 
 def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """θ_k under a mask cut from the dense network's trained weights in one go, as many weights as the ticket has."""
-    ticket_mask = trainer.round_folder(number).mask()
+    """θ_k under a mask cut from the dense network's trained weights in one go, as many weights as the ticket has.
+
+    Where whole groups go (neurons, heads, ranks, rows, n:m), it is the pruning of all rounds in one, by the same rule.
+    """
+    ticket_mask, config = trainer.round_folder(number).mask(), trainer.lottery_config
     trainer.load_trained(0)
-    how = {"rate": trainer.lottery_config.pruning_rate, "rates": {}, "scope": trainer.lottery_config.scope}
-    scores, key = judge(trainer, trainer.prunable_weights(), how)
-    if trainer.lottery_config.scope == "layer":
-        tensors = {}
-        for name, kept in ticket_mask.items():
-            alive = Mask({name: torch.ones_like(kept)})
-            tensors.update(select({name: scores[name]}, alive, int((~kept).sum()), key=key))
-        mask = Mask(tensors)
+    if (config.pattern, config.prune_embeddings) == ("weight", None):
+        mask = _cut(trainer, ticket_mask)
     else:
-        alive = Mask({name: torch.ones_like(kept) for name, kept in ticket_mask.items()})
-        mask = select(scores, alive, ticket_mask.numel() - ticket_mask.count(), key=key)
+        at_once = {name: 1 - (1 - rate) ** number for name, rate in trainer.pruning_rates().items()}
+        trainer.lottery_config = replace(config, pruning_rate=1 - (1 - config.pruning_rate) ** number)
+        mask = next_mask(trainer, trainer.prunable_weights(), at_once)
     _start(trainer, mask, trainer.rewind_point)
+
+
+def _cut(trainer: LotteryMixin, like: Mask) -> Mask:
+    """Of the network as it is, the best weights: as many as `like` keeps, of every tensor where scope is layer."""
+    scope = trainer.lottery_config.scope
+    how = {"rate": trainer.lottery_config.pruning_rate, "rates": {}, "scope": scope}
+    scores, key = judge(trainer, trainer.prunable_weights(), how)
+    if scope != "layer":
+        alive = Mask({name: torch.ones_like(kept) for name, kept in like.items()})
+        return select(scores, alive, like.numel() - like.count(), key=key)
+    tensors = {}
+    for name, kept in like.items():
+        alive = Mask({name: torch.ones_like(kept)})
+        tensors.update(select({name: scores[name]}, alive, int((~kept).sum()), key=key))
+    return Mask(tensors)
 
 
 CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {

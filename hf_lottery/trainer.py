@@ -144,6 +144,10 @@ class LotteryMixin(SearchMixin):
         parameters = self._parameters()
         return {name: parameters[name] for name in self._mask}
 
+    def pruning_rates(self) -> dict[str, float]:
+        """Parameter name -> its own rate, where it is not `pruning_rate`."""
+        return dict(self._rates)
+
     def rewind(self) -> None:
         """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
 

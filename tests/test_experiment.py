@@ -164,3 +164,16 @@ def test_redraw_leaves_model_and_random_numbers_alone():
 def test_a_control_at_a_round_that_does_not_exist(tmp_path):
     with pytest.raises(ValueError, match="random_mask is asked for at round 3; rounds are 1 to 2"):
         make_experiment(tmp_path, [control("random_mask", [3])])
+
+
+def test_one_shot_takes_whole_groups_where_the_ticket_does(tmp_path):
+    experiment = make_experiment(tmp_path, [control("one_shot", [2])], pattern="neuron")
+    experiment.run()
+    dense = experiment.folder(Unit(0, 0)).trained().tensors
+    at_once = experiment.folder(Unit(0, 2, "one_shot")).mask()
+    for name, kept in at_once.items():
+        rows = kept.flatten(1)
+        assert (rows.all(1) | ~rows.any(1)).all()  # a neuron's weights go together
+        worth, stays = dense[name].abs().flatten(1).mean(1), rows.any(1)
+        assert 0 < stays.sum() == len(stays) - round(0.64 * len(stays))  # 1 − 0.6²
+        assert worth[stays].min() >= worth[~stays].max()
