@@ -55,7 +55,7 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     console.print(headline(found), highlight=False)
     places = {
         "results": root / RESULTS_FILE,
-        "plot": page.parent / "plots" / "accuracy.png",
+        "plot": page.parent / "plots" / f"{results.metric}.png",
         "report": page,
         "ticket": folder,
     }

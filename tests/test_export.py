@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from peft import LoraConfig
+from rich.console import Console
 from safetensors.torch import save_file
 
 from hf_lottery import Mask
@@ -255,7 +258,10 @@ def _recipe(tmp_path, lottery, peft):
 
 def test_a_lora_runs_from_its_recipe_and_unit_and_ticket_are_exported(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    root = run(_recipe(tmp_path, {}, peft=True))
+    root = run(_recipe(tmp_path, {}, peft=True), Console(file=(screen := io.StringIO()), width=500))
+    places = dict(line.split(maxsplit=1) for line in screen.getvalue().strip().splitlines()[-4:])
+    assert places["plot"].endswith("perplexity.png")
+    assert all(Path(place).exists() for place in places.values())
     unit = root / "replicate-0" / "round-01"
     line = json.loads((root / "results.jsonl").read_text().splitlines()[-1])
     assert line["test_perplexity"] == pytest.approx(torch.tensor(line["test_loss"]).exp().item(), rel=1e-5)
