@@ -103,9 +103,11 @@ def cp(
 def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe without running it, and say what it would train."""
     from hf_lottery.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
     from hf_lottery.recipe_summary import summary
 
-    print(summary(load_recipe(recipe, overrides or [])))
+    print(summary(loaded))
 
 
 @app.command()
@@ -150,9 +152,11 @@ def run(
 
         run_side_by_side(loaded, words, workers)
     else:
+        from hf_lottery.distributed import leave
         from hf_lottery.run import run as run_recipe
 
         run_recipe(loaded)
+        leave()
 
 
 OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]

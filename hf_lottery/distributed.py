@@ -5,6 +5,7 @@ Every function also works in a single process, where it costs nothing.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +34,18 @@ def barrier() -> None:
     """Wait until every rank is here: what rank 0 wrote before it is there for the others after it."""
     if world_size() > 1:
         dist.barrier()
+
+
+def leave() -> None:
+    """Stop communicating: the last thing that a process does when all went well.
+
+    A thread of gloo's that still runs when Python ends can abort the process after its work was done
+    (pytorch/pytorch#190489). They end with the last reference to their group, so that trainers have to be gone.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        barrier()
+        dist.destroy_process_group()
 
 
 def from_main(decide: Callable[[], T]) -> T:

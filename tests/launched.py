@@ -1,6 +1,9 @@
-"""What every rank of a launched test does: launched.py all|die SETUP FOLDER, under torchrun.
+"""What every rank of a launched test does.
 
-`launched.py four SETUP FOLDER` starts four ranks itself, as torchrun would; they search only.
+* `launched.py all|search SETUP FOLDER N` starts N ranks itself, as torchrun would, but by forking: the imports, which
+  take longest, are done once, and no rank finalises Python, which FSDP2's gloo threads can abort
+  (see hf_lottery.distributed.leave).
+* `torchrun launched.py die SETUP FOLDER` is a search whose last rank dies.
 
 SETUP says which distributed type to reach. All that tests assert is written to FOLDER/rank-N.json.
 """
@@ -19,7 +22,7 @@ from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
-from hf_lottery.distributed import from_main, full, named_parameters, require_shared_folder
+from hf_lottery.distributed import from_main, full, leave, named_parameters, require_shared_folder
 from hf_lottery.launch import require_same_data, require_same_recipe
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.rewind import RewindPoint
@@ -304,25 +307,27 @@ def main(setup: str, folder: Path, what: str = "all") -> None:
         if setup == "ddp":
             report["refusals"] = refusals(folder)
             report["snip"] = make(setup, folder / "snip", {"criterion": "snip"})[0].prune().fingerprint()
+    leave()
     rank = os.environ.get("RANK", "0")
     (folder / f"rank-{rank}.json").write_text(json.dumps(report))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
-def one_of_four(rank: int, setup: str, folder: Path, port: int) -> None:
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "MASTER_PORT": port}
+def one_of(rank: int, count: int, port: int, setup: str, folder: Path, what: str) -> None:
+    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in here.items()}})
-    main(setup, folder, "search")
+    main(setup, folder, what)
 
 
-def four(setup: str, folder: Path) -> None:
-    """Four ranks by forking, so that what takes longest, the imports, is done once."""
+def ranks(what: str, setup: str, folder: Path, count: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start_processes(one_of_four, (setup, folder, port), nprocs=4, start_method="fork")
+    start_processes(one_of, (count, port, setup, folder, what), nprocs=count, start_method="fork")
 
 
 if __name__ == "__main__":
-    {"all": main, "die": die, "four": four}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    what, setup, folder, *count = sys.argv[1:]
+    if what == "die":
+        die(setup, Path(folder))
+    else:
+        ranks(what, setup, Path(folder), int(*count))

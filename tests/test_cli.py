@@ -39,7 +39,8 @@ def test_a_bad_recipe_is_exit_status_2_with_every_error_and_no_traceback(tmp_pat
     done = python("-m", "hf_lottery", "check", "bad.yaml", "lottery.scope=layr", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert [line.split(": ")[0] for line in done.stderr.splitlines()] == [
+    said = [line for line in done.stderr.splitlines() if "kernels-community" not in line]  # bitsandbytes, at import
+    assert [line.split(": ")[0] for line in said] == [
         "bad.yaml:1",
         "bad.yaml:1",
         "bad.yaml:3",

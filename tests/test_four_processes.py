@@ -20,7 +20,7 @@ def one(tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize("setup", SETUPS)
 def test_four_processes_find_the_ticket_of_one(tmp_path, one, setup):
-    done = started("tests/launched.py", "four", setup, str(tmp_path), **launched.ENVIRONMENT.get(setup, {}))
+    done = started("tests/launched.py", "search", setup, str(tmp_path), "4", **launched.ENVIRONMENT.get(setup, {}))
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text())["search"] for rank in range(4)]
     report = ranks[0]

@@ -48,7 +48,7 @@ def two(request, tmp_path_factory) -> tuple[str, list[dict]]:
     if setup == "ddp":  # its interruption is the death of a rank
         died = torchrun("tests/launched.py", "die", setup, str(folder))
         assert died.returncode != 0 and "exitcode  : 7" in died.stderr, died.stderr[-3000:]
-    done = torchrun("tests/launched.py", "all", setup, str(folder), **launched.ENVIRONMENT.get(setup, {}))
+    done = started("tests/launched.py", "all", setup, str(folder), "2", **launched.ENVIRONMENT.get(setup, {}))
     assert done.returncode == 0, done.stderr[-3000:]
     return setup, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 

@@ -1,18 +1,21 @@
 """Selection over parts of weights on several processes is selection over the whole."""
 
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
+from torch.multiprocessing import start_processes
 
+from hf_lottery.distributed import leave
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection import prune, select
 from hf_lottery.pruning.shards import Shards
@@ -136,4 +139,24 @@ def one_of_two(rank, store):
 
 
 def test_fsdp2_on_two_processes(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (tmp_path / "store",), nprocs=2)
+    # ranks of a fork server do not finalise Python, which gloo's threads can abort (pytorch/pytorch#190489)
+    start_processes(one_of_two, (tmp_path / "store",), nprocs=2, start_method="forkserver")
+
+
+def greet_and_leave(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    dist.all_reduce(torch.ones(3))
+    assert gloo_threads()
+    leave()
+    assert not dist.is_initialized() and not gloo_threads()
+    leave()  # of nothing
+
+
+def gloo_threads() -> list[str]:
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_no_thread_of_gloo_outlives_the_work(tmp_path):
+    start_processes(greet_and_leave, (tmp_path,), nprocs=2, start_method="forkserver")
