@@ -57,6 +57,8 @@ RESULTS = Path(__file__).parent / "results" / "ticket-size.json"
 def main() -> None:
     """Run the models that are asked for, and put their lines in the place of older ones in the file."""
     names = sys.argv[1:] or list(MODELS)
+    if unknown := [name for name in names if name not in MODELS]:
+        sys.exit(f"no such model: {', '.join(unknown)}; there are {', '.join(MODELS)}")
     cases = json.loads(RESULTS.read_text())["cases"] if RESULTS.exists() else []
     for name in names:
         cases = [case for case in cases if case["model"] != MODELS[name][0]]
