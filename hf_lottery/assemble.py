@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from transformers.trainer_callback import PrinterCallback
 
+from hf_lottery.distributed import is_main
 from hf_lottery.experiment import Experiment
 from hf_lottery.launch import require_same_data
 from hf_lottery.network import build_network
 from hf_lottery.progress import StepCallback, UnitProgress
 from hf_lottery.recipe import Recipe, differences, load_recipe
 from hf_lottery.rounds import write_text
-from hf_lottery.tasks import TaskData, task_module
+from hf_lottery.tasks import DATA_NOTES_FILE, TaskData, task_module
 from hf_lottery.trainer import LotteryTrainer
 
 RECIPE_FILE = "recipe.yaml"
@@ -43,7 +44,7 @@ def claim_output_folder(recipe: Recipe) -> Path:
 
 def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = None) -> Experiment:
     """The recipe's experiment; data are read once, at the first network that is trained."""
-    config, data = recipe.lottery_config(), _Once(lambda: load_data(recipe))
+    config, data = recipe.lottery_config(), _Once(lambda: _noted(load_data(recipe), root))
     seed = recipe.training_arguments().seed
 
     def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
@@ -52,6 +53,12 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
     return Experiment(
         root, config.num_rounds, recipe.experiment.replicates, recipe.experiment.controls, seed, make_trainer
     )
+
+
+def _noted(data: TaskData, root: Path) -> TaskData:
+    if data.notes and is_main():
+        write_text(root / DATA_NOTES_FILE, "\n".join(data.notes) + "\n")
+    return data
 
 
 def load_data(recipe: Recipe) -> TaskData:

@@ -224,8 +224,9 @@ def test_a_training_taken_up_again_keeps_what_was_generated_before_it(tmp_path):
 def test_what_is_cut_or_left_out_is_said(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     table = tiny_lm.save_table(tmp_path / "t", rows=4, output=["x" * 900] * 4)
-    _load(tmp_path, table=table, validation_size=1, test_size=1)
-    assert "train: 2 rows: 2 with the answer cut at data.max_length (400 tokens)" in caplog.text
+    _, data = _load(tmp_path, table=table, validation_size=1, test_size=1)
+    assert data.notes[0] == "train: 2 rows: 2 with the answer cut at data.max_length (400 tokens)"
+    assert data.notes[0] in caplog.text
 
 
 def test_other_columns_are_named_in_the_error(tmp_path):

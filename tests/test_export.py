@@ -267,6 +267,8 @@ def test_a_lora_runs_from_its_recipe_and_unit_and_ticket_are_exported(tmp_path, 
     assert line["test_perplexity"] == pytest.approx(torch.tensor(line["test_loss"]).exp().item(), rel=1e-5)
     assert 0 < line["density"] < 1 and line["density"] < line["delta_density"] <= 1
     assert (unit / "generations.json").is_file()
+    page = Path(places["report"]).read_text()
+    assert "The data" in page and "train: 8 rows (300 tokens)" in page
     assert "weights kept, pruned ones are zeros" in export(str(unit), "adapter")
     assert "8 ranks, of 16" not in export(str(unit), "rank-adapter", str(tmp_path / "r"))
     assert "it is at its rewind point, ready to train" in export(str(root), "adapter", str(tmp_path / "t"))

@@ -15,6 +15,7 @@ from hf_lottery.evidence.paths import STABLE_BELOW
 from hf_lottery.evidence.results import TICKET, Results, unit_folder, unit_of
 from hf_lottery.evidence.table import caption, rows
 from hf_lottery.evidence.verdict import Finding, Verdict, verdict, verdict_controls
+from hf_lottery.tasks import DATA_NOTES_FILE
 
 Table = tuple[list[str], list[list[str]]]  # headings, rows
 
@@ -42,6 +43,7 @@ def make_sections(output_dir: Path, results: Results, tolerance: float, bars: st
         *_overlap(output_dir, results),
         *_instability(output_dir),
         *_generations(output_dir, results),
+        *_data(output_dir),
         _method(found),
     ]
 
@@ -220,6 +222,12 @@ def _cut(answer: str, most: int = 300) -> str:
     # a table's cell is one line, and a bracket after a space is small print there
     answer = " ".join(answer.split()).replace(" (", "\u00a0(")
     return answer if len(answer) <= most else f"{answer[: most - 1]}…"
+
+
+def _data(output_dir: Path) -> list[Section]:
+    """What a task had to say about its data."""
+    path = output_dir / DATA_NOTES_FILE
+    return [Section("The data", path.read_text(encoding="utf-8").splitlines())] if path.is_file() else []
 
 
 def _method(found: Verdict) -> Section:

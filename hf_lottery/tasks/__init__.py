@@ -16,6 +16,9 @@ TASKS = {
 }
 
 
+DATA_NOTES_FILE = "data-notes.txt"  # a run's `TaskData.notes`, for its report
+
+
 @dataclass
 class TaskData:
     """What a Trainer needs of a task, under the names of its arguments.
@@ -31,6 +34,7 @@ class TaskData:
         metric: the metric of compute_metrics that tickets are judged by.
         greater_is_better: whether a greater `metric` is better.
         callbacks: of every training.
+        notes: sentences about the data that whoever reads the results must know, such as how much was cut off.
     """
 
     train: Any
@@ -43,6 +47,7 @@ class TaskData:
     metric: str = "accuracy"
     greater_is_better: bool = True
     callbacks: list[Any] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def task_module(name: str) -> ModuleType:

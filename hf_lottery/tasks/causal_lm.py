@@ -80,14 +80,15 @@ def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
     """
     tokenizer = load_tokenizer(data, model_section)
     template = PromptTemplate(tokenizer, data.template)
-    splits = {}
+    splits, notes = {}, []
     for name, part in load_rows(data).items():
         examples, counts = tokenise(part, template, data.max_length)
         if not examples:
             verb = {"train": "train", "validation": "validate", "test": "test"}[name]
             raise ValueError(f"no example is left to {verb} on, of {counts}: raise data.max_length, or see the data")
+        notes.append(f"{name}: {counts} ({data.max_length} tokens)")
         if counts.empty or counts.no_room or counts.truncated:
-            logger.warning(f"{data.path or data.name}, {name}: {counts} ({data.max_length} tokens)")
+            logger.warning(f"{data.path or data.name}, {notes[-1]}")
         if data.packing and name == "train":
             examples = pack(examples, data.max_length)
         splits[name] = TokenDataset(examples, counts)
@@ -102,6 +103,7 @@ def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
         callbacks=[GenerationCallback(template, data.generation_prompts, data.max_new_tokens)]
         if data.generation_prompts
         else [],
+        notes=notes,
     )
 
 
