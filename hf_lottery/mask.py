@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,15 +30,30 @@ class Mask(Mapping[str, Tensor]):
                     f"the mask of '{name}' has dtype {tensor.dtype}; a mask is a bool tensor (True = kept). "
                     "To keep the weights that are not zero, pass `weight != 0`."
                 )
-        self._tensors = dict(tensors)
+        self._tensors: dict[str, Tensor | _Packed] = dict(tensors)
 
     @classmethod
     def ones(cls, parameters: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]) -> Mask:
         """The dense network's mask: every weight of `parameters` (name -> tensor) is kept."""
         return cls({name: torch.ones_like(p.detach(), dtype=torch.bool) for name, p in dict(parameters).items()})
 
+    @classmethod
+    def packing(cls, tensors: Iterable[tuple[str, Tensor]]) -> Mask:
+        """A mask that keeps its bits packed on the CPU, an eighth of the memory, for when it is seldom used.
+
+        A tensor is unpacked anew whenever it is asked for.
+
+        Args:
+            tensors: (name, bool tensor) pairs, taken one at a time.
+        """
+        mask = cls({})
+        for name, tensor in tensors:
+            mask._tensors[name] = _Packed(pack_bits(tensor), tensor.shape)
+        return mask
+
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
+        tensor = self._tensors[name]
+        return unpack_bits(tensor.bits, tensor.shape, name) if isinstance(tensor, _Packed) else tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -67,8 +83,8 @@ class Mask(Mapping[str, Tensor]):
         return sum(tensor.numel() for tensor in self.values())
 
     def density(self) -> float:
-        """Kept / all weights under the mask. The papers' P_m, as a fraction."""
-        return self.count() / self.numel()
+        """Kept / all weights under the mask, the papers' P_m as a fraction; 1 where there are no weights."""
+        return self.count() / numel if (numel := self.numel()) else 1.0
 
     def sparsity(self) -> float:
         """1 − density."""
@@ -114,7 +130,7 @@ class Mask(Mapping[str, Tensor]):
 
         The layout of `numpy.packbits`; the bits after the last weight are 0.
         """
-        return {name: pack_bits(tensor) for name, tensor in self.items()}
+        return {name: self._bits(name) for name in self}
 
     @classmethod
     def unpack(cls, packed: Mapping[str, Tensor], shapes: Mapping[str, Iterable[int]]) -> Mask:
@@ -136,15 +152,24 @@ class Mask(Mapping[str, Tensor]):
         """SHA-256, in hex, over names, shapes and bits in order of names; equal exactly for equal masks."""
         digest = hashlib.sha256()
         for name in sorted(self):
-            tensor = self[name]
-            digest.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
-            digest.update(pack_bits(tensor).numpy().tobytes())
+            digest.update(f"{name}\0{tuple(self._tensors[name].shape)}\0".encode())
+            digest.update(self._bits(name).numpy().tobytes())
         return digest.hexdigest()
+
+    def _bits(self, name: str) -> Tensor:
+        tensor = self._tensors[name]
+        return tensor.bits if isinstance(tensor, _Packed) else pack_bits(tensor)
 
     def _require_same_names(self, other: Mask) -> None:
         if self.keys() != other.keys():
             odd = sorted(self.keys() ^ other.keys())[0]
             raise ValueError(f"the masks are over different tensors: only one of them has '{odd}'")
+
+
+@dataclass(frozen=True)
+class _Packed:
+    bits: Tensor
+    shape: torch.Size
 
 
 _CHUNK = 1 << 20  # weights packed at a time, a multiple of 8: bounds the temporaries

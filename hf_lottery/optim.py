@@ -47,6 +47,8 @@ class MaskedStep:
             if bool(kept.all()):
                 continue  # nothing to hold still
             kept = shard_like(kept, parameter)  # the mask's own memory where that lies beside the parameter
+            if kept.numel() < parameter.numel():
+                kept = kept.clone()  # a view of the whole would keep all of it
             value = None
             if pruned_values is not None:
                 value = _bits(shard_like(pruned_values[name].to(parameter.dtype), parameter)).mul(~kept)

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -226,6 +227,8 @@ class LotteryMixin(SearchMixin):
         if self._masked_step is not None and self._zero is not None:
             raise ValueError("the mask cannot change while DeepSpeed trains: change it between two trainings")
         self._at_rest()
+        if any(isinstance(parameter, DTensor) for parameter in self._parameters().values()):
+            mask = Mask.packing(mask.items())  # each process's step holds its own part
         self._mask = mask
         self._density = mask.density()
         self._mask_weights()

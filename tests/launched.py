@@ -10,6 +10,7 @@ SETUP says which distributed type to reach. All that tests assert is written to 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -65,11 +66,14 @@ class EveryStep(TrainerCallback):
         self.steps = 0
         self.masked_steps = 0
         self.moved = []  # steps at which a pruned weight was not zero
+        self.bools = 0  # most bytes of bools in memory while the mask prunes
         self.stop_at = None  # (round, step) to die at
 
     def on_step_end(self, args, state, control, **kwargs):
         self.steps += 1
         mask = self.trainer.mask
+        if mask.density() < 1:
+            self.bools = max(self.bools, bytes_of_bools())
         for name, parameter in named_parameters(self.trainer.model).items():
             if name in mask and not mask[name].all():
                 self.masked_steps += 1
@@ -78,6 +82,12 @@ class EveryStep(TrainerCallback):
                     self.moved.append([state.global_step, name])
         if self.stop_at == (self.trainer.current_round, state.global_step):
             raise InterruptedError
+
+
+def bytes_of_bools() -> int:
+    gc.collect()
+    tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.dtype == torch.bool]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def weights_of(trainer, name, parameter):
@@ -187,6 +197,8 @@ def search(setup: str, folder: Path) -> dict:
         "sharded": any(hasattr(p, "placements") or hasattr(p, "ds_id") for p in trainer.model.parameters()),
         "masked_steps": watch.masked_steps,
         "moved": watch.moved,
+        "bools": watch.bools,
+        "weights_masked": trainer.mask.numel(),
         "fingerprints": [trainer.round_folder(r).result()["fingerprint"] for r in range(3)],
         "kept": [trainer.round_folder(r).result()["kept"] for r in range(3)],
         "ticket": ticket.mask.fingerprint(),

@@ -92,9 +92,16 @@ def test_pruned_weights_are_zero_on_every_rank_after_every_step(two, one):
         assert report["search"]["continued"]["moved"] == []
 
 
+def test_a_process_holds_the_bools_of_its_own_weights_alone(two, one):
+    setup, reports = two
+    assert one["search"]["bools"] >= one["search"]["weights_masked"]
+    for report in reports if setup == "fsdp2" else []:
+        assert 0 < report["search"]["bools"] < 0.6 * report["search"]["weights_masked"]
+
+
 def test_ranks_agree_and_disagreement_stops_them(two):
-    first, last = two[1]
-    assert first["search"] == last["search"]
+    first, last = [{**report["search"], "bools": None} for report in two[1]]
+    assert first == last
     for report in two[1]:
         assert "rank 1 has another mask" in report["disagree"]
 

@@ -30,6 +30,23 @@ def test_pack_round_trips_and_is_numpys_layout(mask):
         assert np.array_equal(packed[name].numpy(), np.packbits(tensor.numpy()))
 
 
+@given(masks())
+@settings(deadline=None)
+def test_a_packed_mask_is_the_same_mask(mask):
+    packed = Mask.packing(mask.items())
+    assert packed == mask and mask == packed
+    assert packed.fingerprint() == mask.fingerprint()
+    assert packed.counts() == mask.counts() and packed.density() == mask.density()
+    assert all(torch.equal(bits, mask.pack()[name]) for name, bits in packed.pack().items())
+    assert ~packed == ~mask and (packed & mask) == mask
+
+
+def test_packing_keeps_an_eighth_of_the_memory(traced_peak):
+    with traced_peak(at_most=3 << 20):  # of 16 MiB of bools that exist one after the other
+        mask = Mask.packing((str(i), torch.ones(1 << 20, dtype=torch.bool)) for i in range(16))
+    assert mask.count() == 16 << 20
+
+
 def test_packing_crosses_the_chunks_it_works_in():
     tensor = torch.rand((1 << 20) + 13, generator=torch.Generator().manual_seed(0)) < 0.3
     packed = pack_bits(tensor)

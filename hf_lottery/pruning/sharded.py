@@ -26,17 +26,17 @@ def prune(scores: Mapping[str, Tensor], alive: Mask, **how) -> Mask:
         how: `rate`, `rates`, `scope` and `key`, as there.
 
     Returns:
-        The whole new mask, on every process; on the CPU where scores are sharded.
+        The whole new mask, on every process; packed where scores are sharded, for a process then uses its part alone.
     """
     if not any(isinstance(score, DTensor) for score in scores.values()):
         return prune_tensors(scores, alive, **how)
     mine = prune_tensors(
         {name: local(score.detach()) for name, score in scores.items()},
-        Mask({name: shard_like(kept, scores[name]) for name, kept in alive.items()}),
+        Mask({name: shard_like(kept, scores[name]).clone() for name, kept in alive.items()}),
         shards=Shards.of(scores),
         **how,
     )
-    return Mask({name: _gather(mine[name], scores[name]) for name in alive})
+    return Mask.packing((name, _gather(mine[name], scores[name])) for name in alive)
 
 
 def _gather(kept: Tensor, like: DTensor) -> Tensor:
