@@ -27,6 +27,7 @@ import torch
 from safetensors import safe_open
 from transformers import BertConfig, BertModel, Qwen2Config, Qwen2ForCausalLM
 
+from hf_lottery.bundled import bundled_folder
 from hf_lottery.mask import Mask
 from hf_lottery.mask_codec import decode
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
@@ -39,15 +40,7 @@ MODELS = {
     "qwen": (
         "Qwen2.5-3B",
         Qwen2ForCausalLM,
-        Qwen2Config(
-            vocab_size=151936,
-            hidden_size=2048,
-            intermediate_size=11008,
-            num_hidden_layers=36,
-            num_attention_heads=16,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-        ),
+        Qwen2Config.from_pretrained(bundled_folder() / "configs" / "Qwen" / "Qwen2.5-3B"),
     ),
 }
 DENSITIES = (0.5, 0.2, 0.1, 0.05)
