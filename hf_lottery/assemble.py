@@ -14,6 +14,7 @@ from hf_lottery.launch import require_same_data
 from hf_lottery.network import build_network
 from hf_lottery.progress import StepCallback, UnitProgress
 from hf_lottery.recipe import Recipe, differences, load_recipe
+from hf_lottery.refusals import refuse_a_rate_of_zero
 from hf_lottery.rounds import write_text
 from hf_lottery.tasks import DATA_NOTES_FILE, TaskData, task_module
 from hf_lottery.trainer import LotteryTrainer
@@ -45,13 +46,20 @@ def claim_output_folder(recipe: Recipe) -> Path:
 def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = None) -> Experiment:
     """The recipe's experiment; data are read once, at the first network that is trained."""
     config, data = recipe.lottery_config(), _Once(lambda: _noted(load_data(recipe), root))
-    seed = recipe.training_arguments().seed
+    arguments = recipe.training_arguments()
+    if any(control.name == "no_rewinding" for control in recipe.experiment.controls):
+        refuse_a_rate_of_zero(arguments)
 
     def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
         return build_trainer(recipe, data(), seed, folder, progress)
 
     return Experiment(
-        root, config.num_rounds, recipe.experiment.replicates, recipe.experiment.controls, seed, make_trainer
+        root,
+        config.num_rounds,
+        recipe.experiment.replicates,
+        recipe.experiment.controls,
+        arguments.seed,
+        make_trainer,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -107,6 +108,11 @@ class LotteryConfig:
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_pattern(self.pattern)
+        if self.pattern == "rank" and self.criterion not in ("magnitude", "lora_product"):
+            raise ValueError(
+                f"criterion is {self.criterion!r}, and pattern rank judges a pair by the norms of its two vectors: "
+                "use criterion magnitude"
+            )
         if self.prune_embeddings is not None:
             _require_choice("prune_embeddings", self.prune_embeddings, EMBEDDINGS)
             if self.criterion in ("synflow", "wanda"):
@@ -134,7 +140,7 @@ class LotteryConfig:
 
 
 def _require_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}; it must be a number")
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import set_seed
 
+from hf_lottery.callbacks import get_rng_state, set_rng_state
 from hf_lottery.distributed import mean_over_ranks
 from hf_lottery.mask import Mask
 from hf_lottery.pruning import scores as criteria
@@ -68,12 +70,15 @@ def next_mask(trainer: LotteryMixin, weights: Mapping[str, Tensor], rates: Mappi
     return Mask({name: rows[name] if name == table else others[name] for name in alive})
 
 
-def refuse_what_cannot_be_judged(model: nn.Module, config: LotteryConfig, weights: Mapping[str, Tensor]) -> None:
+def refuse_what_cannot_be_judged(
+    model: nn.Module, config: LotteryConfig, weights: Mapping[str, Tensor], rates: Mapping[str, float]
+) -> None:
     """Raise now the ValueError that the first pruning would raise, after a round that was trained for nothing.
 
     Args:
         model: whole and on its device, as the trainer gets it.
         weights: name -> parameter, those of the mask.
+        rates: parameter name -> its own rate.
     """
     if config.prune_embeddings is not None:
         table = token_embeddings(model)
@@ -88,7 +93,14 @@ def refuse_what_cannot_be_judged(model: nn.Module, config: LotteryConfig, weight
     elif ":" in config.pattern:
         n, m = map(int, config.pattern.split(":"))
         for name, weight in weights.items():
-            require_divides(n, m, name, weight.shape)
+            rate = rates.get(name, config.pruning_rate)
+            if name in rates and rate > 0:
+                raise ValueError(
+                    f"pruning_rates give '{name}' {rate}, and pattern {config.pattern} has no rate: only 0, which "
+                    "leaves weights alone, goes with it"
+                )
+            if rate > 0:
+                require_divides(n, m, name, weight.shape)
 
 
 def _by_pattern(trainer: LotteryMixin, values: Mapping[str, Tensor], alive: Mask, how: Mapping[str, Any], key) -> Mask:
@@ -100,7 +112,9 @@ def _by_pattern(trainer: LotteryMixin, values: Mapping[str, Tensor], alive: Mask
     if pattern == "head":
         return prune_heads(values, alive, heads=attention_heads(trainer.model), key=key, **how)
     n, m = map(int, pattern.split(":"))
-    return prune_n_of_m(values, alive, n, m, key)
+    chosen = Mask({name: kept for name, kept in alive.items() if how["rates"].get(name, how["rate"]) > 0})
+    pruned = prune_n_of_m(values, chosen, n, m, key)
+    return Mask({name: pruned.get(name, kept) for name, kept in alive.items()})
 
 
 def judge(trainer: LotteryMixin, weights: Mapping[str, Tensor], how: Mapping[str, Any]) -> Scores:
@@ -122,18 +136,22 @@ def judge(trainer: LotteryMixin, weights: Mapping[str, Tensor], how: Mapping[str
         return criteria.CRITERIA[criterion](weights, trainer.rewind_point.tensors), None
     if criterion == "lora_product":
         return criteria.lora_product(weights), None
-    model, batches = trainer.model, [trainer._prepare_inputs(batch) for batch in _batches(trainer)]
+    model, state = trainer.model, get_rng_state()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
-    model.train()
+    # which batches, and what dropout drops: the same in a search that was stopped before and goes on
+    set_seed(trainer.args.seed * 1000 + trainer.current_round)
     try:
+        batches = [trainer._prepare_inputs(batch) for batch in _batches(trainer)]
+        model.train()
         if criterion == "synflow":
             return synflow(weights, model, one_example_of_ones(model, batches[0]), trainer.mask, **how), None
         if criterion == "wanda":
             norms = criteria.input_norms(model, list(weights), lambda batch: model(**batch), batches)
             return mean_over_ranks(criteria.wanda(weights, norms)), None
-        return mean_over_ranks(criteria.CRITERIA[criterion](weights, _loss(model), batches)), None
+        return mean_over_ranks(criteria.CRITERIA[criterion](weights, _loss(trainer), batches)), None
     finally:
+        set_rng_state(state)
         model.train(was_training)
         for name, buffer in model.named_buffers():  # batch norm has seen the batches
             buffer.copy_(buffers[name])
@@ -161,13 +179,13 @@ def _batches(trainer: LotteryMixin) -> list[Any]:
     return list(islice(trainer.get_train_dataloader(), CALIBRATION_BATCHES))
 
 
-def _loss(model: nn.Module) -> criteria.Loss:
-    """The batch's mean cross entropy of logits / temperature; the model's own loss where temperature is 1."""
+def _loss(trainer: LotteryMixin) -> criteria.Loss:
+    """The batch's mean cross entropy of logits / temperature; the trainer's own loss where temperature is 1."""
 
     def loss(batch: Mapping[str, Tensor], temperature: float) -> Tensor:
-        output = model(**batch)
         if temperature == 1:
-            return output["loss"]
+            return trainer.compute_loss(trainer.model, dict(batch))
+        output = trainer.model(**batch)
         logits, labels = output["logits"].float() / temperature, batch["labels"]
         if labels.dim() > 1:  # a language model's, which predict the next token
             logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()

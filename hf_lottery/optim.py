@@ -54,12 +54,19 @@ class MaskedStep:
                 value = _bits(shard_like(pruned_values[name].to(parameter.dtype), parameter)).mul(~kept)
             self._entries.append((parameter, kept, value))
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Mask weights and moments now, and gradients and weights at every step until `detach`."""
+    def attach(self, optimizer: torch.optim.Optimizer, moments: bool = True) -> None:
+        """Mask weights and moments now, and gradients and weights at every step until `detach`.
+
+        Args:
+            optimizer: not wrapped.
+            moments: False: its moments are those of a training under this very mask, and stay.
+        """
         self.mask_weights()
-        self.mask_moments(optimizer)
+        if moments:
+            self.mask_moments(optimizer)
         for parameter, kept, _ in self._entries:
-            self._handles.append(parameter.register_post_accumulate_grad_hook(_GradientMask(kept)))
+            if parameter.requires_grad:
+                self._handles.append(parameter.register_post_accumulate_grad_hook(_GradientMask(kept)))
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self.mask_weights()))
 
     def detach(self) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from torch import nn
+from torch._dynamo import OptimizedModule
 from transformers import Trainer, TrainingArguments
 
 from hf_lottery.config import AUTO, LotteryConfig
@@ -21,6 +22,8 @@ STEPS_IN_BACKWARD = {
     "apollo_adamw_layerwise",
 }
 
+ENDS_AT_ZERO = ("linear", "cosine")
+
 LOOK_AT_DATA = ("snip", "grasp", "synflow", "wanda")
 
 # optimizers that treat every coordinate alone: without gradient, moments and weight a coordinate stays at 0
@@ -29,11 +32,15 @@ ELEMENTWISE_IN_DEEPSPEED = ("adam", "adamw", "adagrad", "sgd", "lion")
 
 
 def refuse_offloaded(model) -> None:
-    """Raise a ValueError for a model whose weights are not where the optimizer is, before Trainer fails on it.
+    """Raise a ValueError for a model whose weights are not where, or not named as, the trainer needs them.
 
     Args:
         model: the trainer's first argument: a model, or whatever else a Trainer subclass makes one from.
     """
+    if isinstance(model, OptimizedModule):
+        raise ValueError(
+            "the model is compiled already: pass the model itself, with torch_compile in TrainingArguments"
+        )
     if isinstance(model, nn.Module):
         for name, parameter in model.named_parameters():
             if parameter.is_meta:
@@ -52,8 +59,22 @@ def refuse_what_cannot_be_kept_right(args: TrainingArguments, config: LotteryCon
             "auto_find_batch_size starts training again from half-trained weights: "
             "set per_device_train_batch_size and gradient_accumulation_steps yourself"
         )
+    if config.rewind_step != 0 and args.ignore_data_skip:
+        raise ValueError("ignore_data_skip would replay other data than round 0 had from step k on: set it to false")
+    if config.retraining == "fine_tuning":
+        refuse_a_rate_of_zero(args)
     if optim.startswith("schedule_free") and config.pruned_value == "init":
         raise ValueError(f"optim '{optim}' keeps a second copy of the weights that moves: use pruned_value zero")
+
+
+def refuse_a_rate_of_zero(args: TrainingArguments) -> None:
+    """Raise a ValueError for a learning-rate schedule after which fine-tuning could not go on."""
+    schedule = _name(args.lr_scheduler_type)
+    if schedule in ENDS_AT_ZERO:
+        raise ValueError(
+            f"fine_tuning goes on at the last learning rate, which is 0 under lr_scheduler_type {schedule}: choose "
+            "one that ends above 0, or learning_rate_rewinding"
+        )
 
 
 def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:

@@ -19,8 +19,9 @@ from hf_lottery.distributed import full, full_shape, named_buffers, named_parame
 class RewindPoint:
     """θ_k: every trainable parameter and every buffer of a model at step k.
 
-    Frozen parameters (a LoRA's base model) cannot change in training, so they are not copied. Tied parameters are
-    held once, under the name that `named_parameters` gives them.
+    Parameters that are frozen at step k (a LoRA's base model) are not trained, so they are not copied; what changes
+    them otherwise, such as a moving average, is not rewound. Tied parameters are held once, under the name that
+    `named_parameters` gives them.
 
     Args:
         step: k, in optimizer steps; 0 is the initial (for a pretrained model the pretrained) value.
@@ -53,7 +54,7 @@ class RewindPoint:
         Raises:
             ValueError: a tensor of the rewind point is missing from the model, or has another shape.
         """
-        state = _state(model)
+        state = {**named_parameters(model), **named_buffers(model)}  # also what has been frozen since
         for name, value in self.tensors.items():
             if name not in state:
                 raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint, write_tensors
@@ -16,6 +17,7 @@ from hf_lottery.rewind import RewindPoint, write_tensors
 MASK_FILE = "mask.safetensors"
 TRAINED_FILE = "trained.safetensors"
 RESULT_FILE = "result.json"
+SECONDS_FILE = "seconds"  # how long an unfinished training had taken at its last checkpoint
 
 
 class UnitFolder:
@@ -73,16 +75,33 @@ def read_mask(path: str | os.PathLike) -> Mask:
         return Mask.unpack({name: file.get_tensor(name) for name in shapes}, shapes)
 
 
-def evaluations(log_history: Sequence[dict[str, Any]], first_step: int = 0) -> list[dict[str, float]]:
+def last_checkpoint(folder: str | os.PathLike) -> str | None:
+    """The newest whole checkpoint in `folder`: Trainer writes `trainer_state.json` last, after all that it goes with.
+
+    (transformers' `get_last_checkpoint` goes by names alone, and takes one that a kill left half-written.)
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
+
+
+def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None) -> list[dict[str, float]]:
     """A training's evaluations, a dict a step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
 
     Args:
         log_history: a TrainerState's. With several evaluation sets "validation" and "test" are told apart by the
             names that the Trainer gives them (`eval_validation_loss`, `eval_test_loss`); a single one is validation.
-        first_step: leave out evaluations before this step (those of the dense network before a late rewind).
+        number: of the round: leave out the records of another, as of the dense network before a late rewind.
     """
     by_step: dict[int, dict[str, float]] = {}
     for record in log_history:
+        if number is not None and record.get("round", number) != number:
+            continue
         step = record["step"]
         for key, value in record.items():
             if not key.startswith("eval_") or key.endswith(("_runtime", "_per_second", "_jit_compilation_time")):
@@ -92,24 +111,30 @@ def evaluations(log_history: Sequence[dict[str, Any]], first_step: int = 0) -> l
                 label = name
             else:
                 label = "eval_" + name.removeprefix("validation_")
-            if step >= first_step:
-                by_step.setdefault(step, {"step": step})[label] = value
+            by_step.setdefault(step, {"step": step})[label] = value
     return [by_step[step] for step in sorted(by_step)]
 
 
-def summarise(log_history: Sequence[dict[str, Any]], first_step: int = 0) -> dict[str, float]:
+def summarise(
+    log_history: Sequence[dict[str, Any]], number: int | None = None, final_step: int | None = None
+) -> dict[str, float]:
     """End-of-training metrics and those at the early-stop step, the step of minimum validation loss.
 
     Early stopping is retroactive: training has run its full budget (Frankle & Carbin 2019, section 2).
+
+    Args:
+        log_history, number: as of `evaluations`.
+        final_step: the evaluated step whose weights were kept; None: the last.
 
     Returns:
         `eval_loss`, `test_<metric>`, … at the end, and where validation was run `early_stop_step`,
         `early_stop_eval_loss`, `early_stop_test_<metric>`, …; empty without evaluations.
     """
-    history = evaluations(log_history, first_step)
+    history = evaluations(log_history, number)
     if not history:
         return {}
-    summary = {key: value for key, value in history[-1].items() if key != "step"}
+    kept = next((entry for entry in history if entry["step"] == final_step), history[-1])
+    summary = {key: value for key, value in kept.items() if key != "step"}
     with_loss = [entry for entry in history if "eval_loss" in entry]
     if with_loss:
         best = min(with_loss, key=lambda entry: entry["eval_loss"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_lottery.callbacks import RewindCallback, get_rng_state, set_rng_state
 from hf_lottery.config import LotteryConfig
@@ -20,7 +20,7 @@ from hf_lottery.optim import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.pruning.targets import match_rates, prunable
 from hf_lottery.refusals import refuse_launchers, refuse_offloaded, refuse_what_cannot_be_kept_right
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.rounds import MASK_FILE, read_mask, write_mask
+from hf_lottery.rounds import MASK_FILE, last_checkpoint, read_mask, write_mask
 from hf_lottery.search import SearchMixin
 from hf_lottery.ticket import Ticket
 from hf_lottery.zero_training import ZeroMaskedStep, ZeroTraining
@@ -51,6 +51,11 @@ class LotteryMixin(SearchMixin):
             return
         if lottery_config is None:
             lottery_config = LotteryConfig(pruned_value=ticket.pruned_becomes)
+        elif ticket is not None and lottery_config.pruned_value != ticket.pruned_becomes:
+            raise ValueError(
+                f"lottery_config has pruned_value {lottery_config.pruned_value!r}, and the ticket's pruned weights "
+                f"are {ticket.pruned_becomes!r}: give LotteryConfig(pruned_value={ticket.pruned_becomes!r})"
+            )
         self.lottery_config = config = lottery_config
         refuse_what_cannot_be_kept_right(self.args, config)
         refuse_launchers(self, config)
@@ -59,11 +64,14 @@ class LotteryMixin(SearchMixin):
 
         modules = (config.target_modules, config.exclude_modules, config.prune_embeddings)
         targets = prunable(self.model, *modules)
-        refuse_what_cannot_be_judged(self.model, config, targets)
         self._targets = tuple(targets)
         self._rates = match_rates(config.pruning_rates, self._targets)
+        refuse_what_cannot_be_judged(self.model, config, targets, self._rates)
         self.current_round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
+        self._interrupted = False  # whether the last training broke off, and left the model somewhere in between
+        self._seconds_before = 0.0  # of the training under way, in earlier processes
+        self._moments_masked = False  # whether the optimizer starts with moments of this very mask
         self._replay: str | None = None  # where the next train() starts over: "rewind_point", "start", or not at all
         self._last_lr_factor: float | None = None
         self._own_optimizer = self.optimizer is not None
@@ -106,11 +114,13 @@ class LotteryMixin(SearchMixin):
             return super().train(resume_from_checkpoint, *args, **kwargs)
         rewinding = self._rewind_callback
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = from_main(lambda: get_last_checkpoint(self.args.output_dir)) or True
+            resume_from_checkpoint = from_main(lambda: last_checkpoint(self.args.output_dir)) or True
         if resume_from_checkpoint and rewinding.point is None:
             rewinding.load(self.args)
+        self._moments_masked = False
         if isinstance(resume_from_checkpoint, str) and (saved := Path(resume_from_checkpoint) / MASK_FILE).is_file():
             self._set_mask(read_mask(saved))
+            self._moments_masked = True
         if rewinding.start_rng is None:
             rewinding.start_rng = get_rng_state()
         elif self._replay or resume_from_checkpoint:
@@ -120,11 +130,13 @@ class LotteryMixin(SearchMixin):
             resume_from_checkpoint = str(rewinding.folder)
         if self._zero is not None:
             self._zero.enter(bool(resume_from_checkpoint) and resume_from_checkpoint != str(rewinding.folder))
+        self._interrupted = True
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._detach_mask()
             rewinding.replaying = False
+        self._interrupted = False
         self._replay = None
         if self._last_lr_factor is None:
             group = inner_optimizer(self.optimizer).param_groups[0]
@@ -157,8 +169,13 @@ class LotteryMixin(SearchMixin):
         """
         self._at_rest()
         if self.lottery_config.retraining == "weight_rewinding":
+            for name, parameter in self._parameters().items():
+                if parameter.requires_grad and name not in self.rewind_point.tensors:
+                    raise ValueError(
+                        f"'{name}' was frozen at the rewind step and is trained now: it cannot be rewound"
+                    )
             self._rewind_callback.restore(self.model)
-        self._mask_weights()
+        self._masked(self._mask).mask_weights()
         self.restart()
 
     def restart(self, from_rewind_point: bool = True) -> None:
@@ -229,28 +246,32 @@ class LotteryMixin(SearchMixin):
         self._at_rest()
         if any(isinstance(parameter, DTensor) for parameter in self._parameters().values()):
             mask = Mask.packing(mask.items())  # each process's step holds its own part
+        self._masked(mask).mask_weights()
         self._mask = mask
         self._density = mask.density()
-        self._mask_weights()
+        self._moments_masked = False
         if self.optimizer is not None:
             forget_moments(inner_optimizer(self.optimizer))
         if self._masked_step is not None:
             self._attach_mask()
 
-    def _masked(self) -> MaskedStep | ZeroMaskedStep:
+    def _masked(self, mask: Mask) -> MaskedStep | ZeroMaskedStep:
         if self._zero is not None and self._zero.engine_runs:
-            return ZeroMaskedStep(self._parameters(), self._mask)
-        held_at_init = self.lottery_config.pruned_value == "init" and self._density < 1
+            return ZeroMaskedStep(self._parameters(), mask)
+        held_at_init = self.lottery_config.pruned_value == "init" and mask.density() < 1
         values = self.rewind_point.tensors if held_at_init else None
-        return MaskedStep(self._parameters(), self._mask, values)
-
-    def _mask_weights(self) -> None:
-        self._masked().mask_weights()
+        return MaskedStep(self._parameters(), mask, values)
 
     def _attach_mask(self) -> None:
         self._detach_mask()
-        self._masked_step = self._masked()
-        self._masked_step.attach(inner_optimizer(self.optimizer))
+        self._masked_step = self._masked(self._mask)
+        optimizer = inner_optimizer(self.optimizer)
+        self._masked_step.attach(optimizer, moments=not self._moments_masked)
+        if self._replay and self.lottery_config.retraining == "fine_tuning":
+            for group in optimizer.param_groups:  # those of step k were loaded after the scheduler had set its own
+                group["lr"] = group.get("initial_lr", group["lr"]) * self._last_lr_factor
+            rates = [group["lr"] for group in optimizer.param_groups]
+            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), "_last_lr": rates})  # what is logged
 
     def _detach_mask(self) -> None:
         if self._masked_step is not None:
@@ -263,11 +284,14 @@ class _MaskCallback(TrainerCallback):
 
     def __init__(self, trainer: LotteryMixin):
         self.trainer = trainer
+        self.began = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
         self.trainer._attach_mask()
 
     def on_save(self, args, state, control, **kwargs):
+        self.trainer.note_seconds(Path(args.output_dir), time.monotonic() - self.began)
         # where weights are saved as shards, Trainer._save is not called
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
         if args.should_save and saved.parent.is_dir() and not saved.is_file():

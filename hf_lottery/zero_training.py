@@ -42,13 +42,14 @@ class ZeroMaskedStep:
         self._entries = [(parameters[name], kept) for name, kept in mask.items() if not bool(kept.all())]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.Optimizer, moments: bool = True) -> None:
         """Mask masters and moments now, and gradients until `detach`.
 
         Args:
             optimizer: DeepSpeed's, which wraps a torch optimizer over flat masters.
+            moments: False: they are of a training under this very mask, and stay.
         """
-        mask_values(self._entries, optimizer.optimizer.state)
+        mask_values(self._entries, optimizer.optimizer.state if moments else {})
         for parameter, kept in self._entries:
             # a tensor's hook, not a post-accumulate one: those run after DeepSpeed has taken the gradient away
             self._handles.append(parameter.register_hook(_GradientMask(kept.to(parameter.device))))

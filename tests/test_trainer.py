@@ -132,11 +132,14 @@ def test_learning_rate_rewinding_keeps_trained_weights_and_fine_tuning_the_last_
 
 
 def test_fine_tuning_at_a_rate_of_zero_is_refused(tmp_path):
-    trainer = make_trainer(tmp_path, lottery_config=LotteryConfig(retraining="fine_tuning"))
+    config = LotteryConfig(retraining="fine_tuning")
+    with pytest.raises(ValueError, match="which is 0 under lr_scheduler_type linear"):
+        make_trainer(tmp_path, lottery_config=config)
+    trainer = make_trainer(tmp_path, lottery_config=config, lr_scheduler_type="cosine_with_restarts")
     trainer.train()
     trainer.prune()
     trainer.rewind()
-    with pytest.raises(ValueError, match="which is 0 under lr_scheduler_type linear"):
+    with pytest.raises(ValueError, match="which is 0 under lr_scheduler_type cosine_with_restarts"):
         trainer.train()
 
 

@@ -26,7 +26,7 @@ def learning_curve(output_dir: str | os.PathLike, lines: Iterable[Line], key: st
             history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
         except (OSError, ValueError, KeyError):
             continue
-        values = {entry["step"]: entry[key] for entry in evaluations(history) if key in entry}
+        values = {entry["step"]: entry[key] for entry in evaluations(history, line["round"]) if key in entry}
         if values:
             histories.append(values)
     if not histories:
