@@ -29,11 +29,11 @@ def pairs(names: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
 
 
 def live_ranks(a: Tensor, b: Tensor) -> Tensor:
-    """Which ranks can still change the output: bool [r], of the masks of A [r, in] and B [out, r].
+    """Which ranks can still change the output: bool [r], of the masks of A [r, in, …] and B [out, r, …].
 
     Rank i adds the product of B's column i and A's row i to ΔW: with either wholly pruned it adds nothing.
     """
-    return a.any(dim=1) & b.any(dim=0)
+    return a.flatten(1).any(dim=1) & b.flatten(1).any(dim=0)
 
 
 def delta_counts(mask: Mask, parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
@@ -51,8 +51,8 @@ def delta_counts(mask: Mask, parameters: Mapping[str, Tensor]) -> dict[str, tupl
     for (module, _), names in pairs(parameters).items():
         if not any(name in mask for name in names):
             continue
-        a, b = (
-            mask[n].float() if n in mask else torch.ones(parameters[n].shape, device=parameters[n].device)
+        a, b = (  # a convolution's A is [r, in, height, width], its B [out, r, 1, 1]
+            (mask[n].float() if n in mask else torch.ones(parameters[n].shape, device=parameters[n].device)).flatten(1)
             for n in names
         )
         kept = sum(int((rows @ a.to(rows.device)).count_nonzero()) for rows in b.split(_ROWS))

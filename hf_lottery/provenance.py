@@ -81,7 +81,7 @@ def ticket_info(
         "versions": _versions(),
         "densities": [rounds[number] for number in sorted(rounds)],
         "results": lines,
-        "recipe": recipe,
+        "recipe": None if recipe is None else recipe.replace("\r\n", "\n"),
         "datasets": [name for name in datasets if HUB_ID.fullmatch(name)],
         "license": license,
     }

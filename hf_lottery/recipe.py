@@ -110,9 +110,9 @@ class Recipe(BaseModel):
         return {name: values for name, values in sections.items() if values is not None}
 
     def to_yaml(self) -> str:
-        """`resolved()` as a recipe file, for the output folder."""
+        """`resolved()` as a recipe file, for the output folder and the ticket; without the tokens of accounts."""
         first = f"# {self.description}\n\n" if self.description else ""
-        return f"{first}{write_yaml(self.resolved())}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
+        return f"{first}{write_yaml(without_tokens(self.resolved()))}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
 
     def command(self) -> str:
         """The command that runs it, with the name and the overrides that it was loaded by."""
@@ -183,3 +183,11 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
             for key, leaf in _flat(below, f"{path}.{name}" if path else name).items()
         }
     return {path: value}
+
+
+def without_tokens(values: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe without what TrainingArguments takes as secrets: it is written down, and published."""
+    training = {
+        key: value for key, value in values["training"].items() if key not in ("hub_token", "push_to_hub_token")
+    }
+    return {**values, "training": training}

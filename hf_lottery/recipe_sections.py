@@ -28,6 +28,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
+# arguments of from_pretrained that are no part of a model's config: they name code, places and devices, and a recipe may
+# come out of a stranger's ticket
+_OF_THE_LOADER = {
+    *("trust_remote_code", "code_revision", "auto_map", "custom_generate", "kernel_config", "use_kernels"),
+    *("token", "use_auth_token", "revision", "subfolder", "variant", "gguf_file", "cache_dir", "local_files_only"),
+    *("force_download", "proxies", "use_safetensors", "weights_only", "state_dict", "config", "key_mapping"),
+    *("quantization_config", "sparsity_config", "adapter_kwargs", "adapter_name", "device_map", "device_mesh"),
+    *("max_memory", "offload_folder", "offload_buffers", "tp_plan", "tp_size", "distributed_config", "dtype"),
+    *("torch_dtype", "ignore_mismatched_sizes", "output_loading_info"),
+}
+
+
 class ModelSection(Section):
     """What is trained: pretrained weights (`name_or_path`), or random ones (`architecture`).
 
@@ -56,6 +68,13 @@ class ModelSection(Section):
                 "model takes either name_or_path (pretrained weights) or architecture (random ones), "
                 + ("not both" if self.architecture else "and has neither")
             )
+        for key, value in self.config.items():
+            if key in _OF_THE_LOADER or key.startswith("_"):
+                raise ValueError(f"model.config.{key} is no argument of a model's config, and is not passed on")
+            if key == "attn_implementation" and not str(value).replace("_", "").isalnum():
+                raise ValueError(
+                    f"model.config.{key} is {value!r}; it must be a name such as sdpa, eager or flash_attention_2"
+                )
         for key in ("revision", "gguf_file"):
             if self.architecture is not None and getattr(self, key) is not None:
                 raise ValueError(f"model.{key} goes with name_or_path; an architecture has no files to choose from")

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_lottery.base_model import dtype_name
 from hf_lottery.hub import commit_files, open_repository, read_text
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
@@ -29,7 +30,7 @@ from hf_lottery.ticket_format import (
     validate,
 )
 from hf_lottery.ticket_json import MAX_BYTES, TicketError, check_digest, parse
-from hf_lottery.ticket_write import write_card, write_folder
+from hf_lottery.ticket_write import read_card, write_card, write_folder
 
 __all__ = ["Ticket", "TicketError"]
 
@@ -107,6 +108,12 @@ class Ticket:
             self._mask = self._mask.unpack()  # bounded now: the model has as many weights
         state = live_tensors(model)
         for name in stored:
+            dtype = self._dtype(name)
+            if dtype_name(state[name]) != dtype:
+                raise TicketError(
+                    f"'{name}' is {dtype_name(state[name])} in this model and {dtype} in the ticket; make the model in it"
+                )
+        for name in stored:
             state[name].copy_(self._value(name))
         if self.pruned_becomes == "zero":
             for name, kept in self.mask.items():
@@ -124,6 +131,12 @@ class Ticket:
         if isinstance(self._rewind, RewindPoint):
             return self._rewind.tensors[name]
         return self._rewind.value(name, self.mask)
+
+    def _dtype(self, name: str) -> str:
+        """Of one tensor that the ticket holds."""
+        if isinstance(self._rewind, RewindPoint):
+            return dtype_name(self._rewind.tensors[name])
+        return self._rewind.table[name]["dtype"]
 
     def _shapes(self) -> dict[str, Iterable[int]]:
         """Name -> shape, of the tensors that the ticket masks or holds; nothing is unpacked for it."""
@@ -213,8 +226,8 @@ class Ticket:
         api = HfApi(token=token)
         repo_id, head = open_repository(api, repo_id, private, revision)
         existing = read_text(api, repo_id, CARD_FILE, head)
-        if existing is None and (folder / CARD_FILE).is_file():
-            existing = (folder / CARD_FILE).read_bytes().decode("utf-8", errors="replace")
+        if existing is None and (folder / CARD_FILE).is_file() and not (folder / CARD_FILE).is_symlink():
+            existing = read_card((folder / CARD_FILE).read_bytes())
         return commit_files(
             api,
             {CARD_FILE: write_card(ticket, files, repo_id, existing)}

@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from hf_lottery.base_model import dtype_name, tensor_sha256
+from hf_lottery.distributed import named_buffers, named_parameters
 from hf_lottery.ticket_json import TicketError
 
 
 def live_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name -> live tensor: all parameters (tied ones once) and buffers of `model`."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {**named_parameters(model), **named_buffers(model)}
 
 
 def require_names_and_shapes(model: nn.Module, shapes: Mapping[str, Iterable[int]], base_model: str | None) -> None:

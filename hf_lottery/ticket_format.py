@@ -47,7 +47,7 @@ FILES = re.compile(
     r"|(config|generation_config|adapter_config)\.json"
     r"|[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.png"
 )
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,511}")  # of a parameter or buffer
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/ -]{0,511}")  # of a parameter or buffer
 HUB_ID = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # printed, these can rewrite what a terminal shows, or cannot be printed at all
@@ -79,7 +79,12 @@ def validate(document: dict[str, Any]) -> None:
         del document[key]
     for key, (check, required) in FIELDS.items():
         if key in document:
-            check(document[key], key)
+            try:
+                check(document[key], key)
+            except TicketError:
+                if required or not newer:
+                    raise
+                del document[key]  # of a form that we do not know yet
         elif required:
             raise TicketError(f"ticket.json has no field '{key}'; it is damaged, or not a ticket's")
 
@@ -250,7 +255,7 @@ def _result_line(value: Any, where: str) -> None:
 _NAME = _matches(NAME, "the name of a parameter: letters, digits, and _ . : / -")
 _HASH = _matches(SHA256, "64 hexadecimal digits, in lower case")
 _HUB_ID = _matches(HUB_ID, "a Hub id such as you/name")
-_RESULT_KEY = _matches(re.compile(r"[a-z][a-z0-9_]{0,63}"), "a metric's name: lower case letters, digits and _")
+_RESULT_KEY = _matches(re.compile(r"[A-Za-z][A-Za-z0-9_.@-]{0,63}"), "a metric's name: letters, digits and _ . @ -")
 _SIZE = _integer(0, _COUNT)
 _KEPT_OF_ALL = _list(_SIZE, 2)
 _DENSITIES = _mapping(_NAME, _KEPT_OF_ALL, 1 << 16)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 MAX_BYTES = 64 << 20
@@ -61,7 +62,7 @@ def parse(data: bytes) -> dict[str, Any]:
 def check_digest(data: bytes, document: dict[str, Any]) -> None:
     """Raise TicketError unless `data` carries the digest of itself, so that not one byte of it has changed."""
     digest = document.get("sha256")
-    if not isinstance(digest, str) or len(digest) != 64 or data.count(digest.encode()) != 1:
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest) or data.count(digest.encode()) != 1:
         raise TicketError("ticket.json does not carry one sha256 of itself; download or save the ticket again")
     if _digest(data.replace(digest.encode(), _BLANK.encode())) != digest:
         raise TicketError("ticket.json has changed since it was written (its sha256 differs); download it again")

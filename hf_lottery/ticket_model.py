@@ -35,8 +35,7 @@ def write_model(
         raise TicketError(
             f"a {type(model).__name__} cannot be loaded without its code; include a transformers or a PEFT model"
         )
-    if pruned == "zero":
-        _require_zeros(model, mask)
+    _require_zeros(model, mask, pruned == "zero")
     names = []
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
@@ -46,15 +45,23 @@ def write_model(
             if FILES.fullmatch(path.name):
                 shutil.copyfile(path, folder / path.name)
                 names.append(path.name)
+    if not any(name.endswith(".safetensors") for name in names):
+        raise TicketError("the model to be included wrote no weights of its own name: name the adapter 'default'")
     return names
 
 
-def _require_zeros(model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor]) -> None:
+def _require_zeros(model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor], zero: bool) -> None:
     parameters = dict(model.named_parameters())
     for name, kept in mask.items():
         if name not in parameters:
             raise TicketError(f"the mask is over '{name}', which is not a parameter of the model to be included")
         weight = parameters[name].detach()
+        if weight.shape != kept.shape:
+            raise TicketError(
+                f"'{name}' has shape {tuple(weight.shape)} in the model to be included, and another mask"
+            )
+        if not zero:
+            continue
         nonzero = int(weight[~kept.to(weight.device)].count_nonzero())
         if nonzero:
             raise TicketError(

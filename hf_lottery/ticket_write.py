@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,51 @@ _NOT_IN_JSON = ("base_tensors",)  # they have fields of another form there
 
 
 def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None, plots: Iterable[Path]) -> None:
-    """Write all files of `ticket` into `folder`; ticket.json last, so that it never lists what is not there.
+    """Write all files of `ticket` into `folder`, once all of them could be made: an error leaves what was there.
+
+    ticket.json is moved there last, so that it never lists what is not there; files of a ticket that was there before,
+    and that this one does not have, are removed.
 
     Args, Raises: as in `Ticket.save_pretrained`.
     """
-    plots = list(plots)
+    if folder.is_file():
+        raise TicketError(f"{folder} is a file; a ticket is saved into a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    card = folder / CARD_FILE
+    if card.is_symlink():
+        raise TicketError(f"{card} is a link; a card is a file of the ticket's own")
+    existing = read_card(card.read_bytes()) if card.is_file() else None
+    with tempfile.TemporaryDirectory(prefix=".ticket-", dir=folder) as scratch:
+        names = _write_files(ticket, Path(scratch), compress, model, list(plots), existing)
+        for name in _files_of(folder) - set(names):
+            (folder / name).unlink(missing_ok=True)
+        for name in names:  # ticket.json is the last; a link that is there is replaced, not followed
+            os.replace(Path(scratch) / name, folder / name)
+
+
+def read_card(data: bytes) -> str:
+    """A README.md's text.
+
+    Raises:
+        TicketError: it is not UTF-8, so that the user's own text could not be kept.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise TicketError("README.md is not UTF-8, so that its text could not be kept: save it as UTF-8") from None
+
+
+def _files_of(folder: Path) -> set[str]:
+    """What the ticket.json that is there lists; nothing where it cannot be read."""
+    try:
+        return {name for name in parse((folder / JSON_FILE).read_bytes())["files"] if FILES.fullmatch(name)}
+    except (OSError, TicketError, KeyError, TypeError):
+        return set()
+
+
+def _write_files(
+    ticket: Ticket, folder: Path, compress: bool, model: Any | None, plots: list[Path], existing: str | None
+) -> list[str]:
     for plot in plots:
         if not FILES.fullmatch(plot.name):
             raise TicketError(f"the plot '{plot.name}' is not named like 'accuracy.png': letters, digits, _ and -")
@@ -33,20 +74,16 @@ def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None
     values = {
         name: value for name, value in ticket.rewind.tensors.items() if name not in ticket.info.get("base_tensors", {})
     }
-    folder.mkdir(parents=True, exist_ok=True)
     files = [MASK_FILE]
     encoding = write_mask(folder / MASK_FILE, ticket.mask, compress)
     if values:
         dense = [name for name in values if tensors[name]["theta"] == "dense"]
         write_rewind(folder / REWIND_FILE, values, ticket.mask, dense)
         files.append(REWIND_FILE)
-    else:
-        (folder / REWIND_FILE).unlink(missing_ok=True)
     if model is not None:
         files += write_model(folder, model, ticket.mask, ticket.pruned_becomes)
     for plot in plots:
-        if plot.resolve() != (folder / plot.name).resolve():
-            shutil.copyfile(plot, folder / plot.name)
+        shutil.copyfile(plot, folder / plot.name)
         files.append(plot.name)
     document = {
         **{key: value for key, value in ticket.info.items() if key not in _NOT_IN_JSON},
@@ -61,10 +98,9 @@ def write_folder(ticket: Ticket, folder: Path, compress: bool, model: Any | None
     }
     data = dump(document)
     validate(parse(data))  # what we would refuse to read we do not write
-    card = folder / CARD_FILE
-    existing = card.read_bytes().decode("utf-8", errors="replace") if card.is_file() else None
-    _replace(card, write_card(ticket, files, existing=existing))
-    _replace(folder / JSON_FILE, data)
+    (folder / CARD_FILE).write_bytes(write_card(ticket, files, existing=existing))
+    (folder / JSON_FILE).write_bytes(data)
+    return [*files, CARD_FILE, JSON_FILE]
 
 
 def write_card(ticket: Ticket, files: Iterable[str], repo_id: str | None = None, existing: str | None = None) -> bytes:
@@ -103,9 +139,3 @@ def tensor_table(ticket: Ticket) -> dict[str, dict[str, Any]]:
             raise TicketError(f"'{name}' has shape {tuple(tensors[name]['shape'])} and a mask of shape {shape}")
         tensors[name]["kept"] = kept
     return tensors
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

@@ -78,7 +78,7 @@ def _merge(existing: str | None, data: dict[str, Any], body: str) -> str:
             existing = "---\ntags: []\n---\n" + existing
         card = ModelCard(existing, ignore_metadata_errors=True)
         theirs = card.data.to_dict()
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0]
         raise TicketError(
             f"README.md has metadata that cannot be read ({first}); put it right, or remove it"
@@ -87,8 +87,11 @@ def _merge(existing: str | None, data: dict[str, Any], body: str) -> str:
     data["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *data["tags"]]))
     if "license" in theirs:
         data["license"] = theirs["license"]
-    begin, end = card.text.find(BEGIN), card.text.rfind(END)
-    if 0 <= begin < end:
+    begin = card.text.find(BEGIN)
+    end = card.text.find(END, begin)
+    if begin >= 0 and (end < 0 or 0 <= card.text.find(BEGIN, begin + 1) < end):
+        raise TicketError(f"README.md has the line {BEGIN} without its {END}: put it back, or remove both")
+    if begin >= 0:
         own = card.text[:begin] + body + card.text[end + len(END) :]
     else:
         before = card.text.rstrip()

@@ -71,8 +71,13 @@ def without_pruned_ranks(
         The remaining tensors, and a config with `rank_pattern` and `alpha_pattern`.
 
     Raises:
-        ValueError: no rank is left anywhere.
+        ValueError: no rank is left anywhere, or the adapter has parts that ranks do not describe.
     """
+    for name in tensors:
+        if ".lora_embedding_" in name:
+            raise ValueError(f"'{name}' is of an embedding's adapter, which cannot be cut: export --to adapter")
+    if config.lora_bias:
+        raise ValueError("lora_bias adds a bias to a module also where no rank is left: export --to adapter")
     result, ranks, alphas, gone = dict(tensors), {}, {}, []
     for (path, adapter), (a, b) in pairs(tensors).items():
         module = path.removeprefix(PREFIX)

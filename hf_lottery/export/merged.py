@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +64,12 @@ def save_merged(source: Source, folder: str | os.PathLike, keep_zeros: bool = Fa
     model, zeros = pretrained_model(recipe.model, recipe.training_arguments().seed), None
     if (lora := recipe.lora_config()) is not None:
         model = get_peft_model(model, lora)
+    if source.ticket is None:
         write_into(model, source.tensors)
-        model, zeros = merge(model, keep_zeros)
     else:
-        write_into(model, source.tensors)
+        source.ticket.apply_to(model)
+    if lora is not None:
+        model, zeros = merge(model, keep_zeros)
     model.save_pretrained(folder)
     load_tokenizer(recipe.data, recipe.model).save_pretrained(folder)
     return Path(folder), zeros
@@ -77,10 +80,20 @@ def merge(model: PeftModel, keep_zeros: bool = False) -> tuple[nn.Module, Zeros]
     """Merge the active adapter into its base, in place; returns the base model and what became of its zeros.
 
     Merging densifies a sparse base, for ΔW is dense; `keep_zeros` writes the base's zeros again.
+
+    Raises:
+        ValueError: the adapter is on a weight that another module shares.
     """
     layers = [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
     was_zero = {id(layer): layer.get_base_layer().weight == 0 for _, layer in layers}
     zeros = Zeros(0, 0, 0)
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for name, layer in layers:
+        if uses[id(layer.get_base_layer().weight)] > 1:
+            raise ValueError(
+                f"'{name}' is tied to another module, which merging would change too: export the adapter, or train "
+                "with tie_word_embeddings false in model.config"
+            )
     for _, layer in layers:
         layer.merge()
         weight, mask = layer.get_base_layer().weight, was_zero[id(layer)]

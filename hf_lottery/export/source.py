@@ -28,6 +28,8 @@ class Source:
         rewind: θ_k, where training started.
         recipe: what it was trained by.
         trained: whether `tensors` are at the end of training; a ticket's are at θ_k.
+        ticket: that they come from. Of a Hub model's own weights it holds the hashes alone: `apply_to` puts it into a
+            model whole, and checks that model.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class Source:
     rewind: RewindPoint
     recipe: Recipe
     trained: bool
+    ticket: Ticket | None = None
 
 
 def open_source(path: str | os.PathLike) -> Source:
@@ -91,4 +94,4 @@ def _ticket(folder: Path) -> Source:
         for name, kept in ticket.mask.items():
             if name in tensors:
                 tensors[name] = torch.where(kept, tensors[name], torch.zeros((), dtype=tensors[name].dtype))
-    return Source(folder, ticket.mask, tensors, ticket.rewind, recipe, trained=False)
+    return Source(folder, ticket.mask, tensors, ticket.rewind, recipe, trained=False, ticket=ticket)

@@ -42,7 +42,9 @@ def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedMo
     set_seed(seed)
     try:
         # a head of another size than the data's classes is drawn anew instead of refused
-        return auto_class.from_pretrained(locate(model.name_or_path), ignore_mismatched_sizes=True, **options)
+        return auto_class.from_pretrained(
+            locate(model.name_or_path), ignore_mismatched_sizes=True, trust_remote_code=False, **options
+        )
     except OSError as error:
         raise ValueError(
             f"model.name_or_path is {model.name_or_path!r}, which is no folder with a model and could not be had from "
@@ -86,13 +88,16 @@ def locate(name_or_path: str) -> str:
     if not name_or_path.startswith("package:"):
         return name_or_path
     package, _, folder = name_or_path.removeprefix("package:").partition("/")
+    if not package.isidentifier():  # a dotted name would be imported to be found
+        raise ValueError(f"model.name_or_path is {name_or_path!r}; a package is named like package:NAME/FOLDER")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
             f"model.name_or_path is {name_or_path!r}, but the package {package} is not installed: "
             f"pip install {package.replace('_', '-')}, or give a folder or a Hub id"
         )
-    path = Path(spec.submodule_search_locations[0]) / folder
-    if not path.is_dir():
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    path = (root / folder).resolve()
+    if not path.is_dir() or not path.is_relative_to(root):
         raise ValueError(f"model.name_or_path is {name_or_path!r}, but the package {package} has no folder {folder!r}")
     return str(path)

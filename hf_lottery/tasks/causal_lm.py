@@ -180,7 +180,7 @@ def model_config(model_section: Any) -> PretrainedConfig:
     section = _as_folder(model_section)
     options = {} if section.revision is None else {"revision": section.revision}
     try:
-        return AutoConfig.from_pretrained(section.name_or_path, **options, **section.config)
+        return AutoConfig.from_pretrained(section.name_or_path, trust_remote_code=False, **options, **section.config)
     except (OSError, ValueError) as error:
         if (folder := bundled_config(section.name_or_path)) is not None:
             return AutoConfig.from_pretrained(folder, **section.config)
@@ -229,7 +229,7 @@ def load_tokenizer(data: Data, model_section: Any):
         "name and the network, or give a local folder with data.tokenizer=FOLDER"
     )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise ValueError(missing) from error
     if not tokenizer("a word", add_special_tokens=False).input_ids:  # made from a config alone, it knows no token

@@ -43,7 +43,7 @@ def load_tokenizer(
     options = {"revision": revision, "gguf_file": gguf_file}
     options = {name: value for name, value in options.items() if value is not None}
     try:
-        return AutoTokenizer.from_pretrained(locate(name_or_path), **options)
+        return AutoTokenizer.from_pretrained(locate(name_or_path), trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"no tokenizer could be had for {key}={name_or_path!r}: check name and network, give a folder, or train "
