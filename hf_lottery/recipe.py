@@ -112,7 +112,8 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """`resolved()` as a recipe file, for the output folder and the ticket; without the tokens of accounts."""
         first = f"# {self.description}\n\n" if self.description else ""
-        return f"{first}{write_yaml(without_tokens(self.resolved()))}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
+        values = write_yaml(without_tokens(self.resolved()))
+        return f"{first}{values}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
 
     def command(self) -> str:
         """The command that runs it, with the name and the overrides that it was loaded by."""

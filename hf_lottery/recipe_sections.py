@@ -28,8 +28,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
-# arguments of from_pretrained that are no part of a model's config: they name code, places and devices, and a recipe may
-# come out of a stranger's ticket
+# arguments of from_pretrained that are no part of a model's config: they name code, places and devices, and a recipe
+# may come out of a stranger's ticket
 _OF_THE_LOADER = {
     *("trust_remote_code", "code_revision", "auto_map", "custom_generate", "kernel_config", "use_kernels"),
     *("token", "use_auth_token", "revision", "subfolder", "variant", "gguf_file", "cache_dir", "local_files_only"),

@@ -111,7 +111,8 @@ class Ticket:
             dtype = self._dtype(name)
             if dtype_name(state[name]) != dtype:
                 raise TicketError(
-                    f"'{name}' is {dtype_name(state[name])} in this model and {dtype} in the ticket; make the model in it"
+                    f"'{name}' is {dtype_name(state[name])} in this model and {dtype} in the ticket: "
+                    f"make the model in {dtype}"
                 )
         for name in stored:
             state[name].copy_(self._value(name))
