@@ -195,6 +195,27 @@ def test_a_delta_goes_on_and_comes_off_bit_for_bit(tmp_path):
         Delta.load(path)
 
 
+def test_a_delta_holds_buffers_and_a_damaged_one_is_said(tmp_path):
+    from tests.tiny import seeded_net
+
+    base = seeded_net()
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    after = {**before, "norm.running_mean": before["norm.running_mean"] + 1}
+    path = Delta.between(before, after).save(tmp_path)
+    Delta.load(path).apply_to(base)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in base.state_dict().items())
+    Delta.load(path).take_off(base)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.state_dict().items())
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="is damaged"):
+        Delta.load(path)
+    one = torch.ones(1)
+    for indices, values in ((torch.tensor([]).long(), one[:0]), (torch.tensor([0, 1]), one), (one, one)):
+        Delta({"a": (indices, values, values.clone())}).save(tmp_path)
+        with pytest.raises(ValueError, match="do not go together"):
+            Delta.load(tmp_path)
+
+
 def test_shira_refuses_what_its_form_cannot_hold(tmp_path):
     one = torch.zeros(1)
     norm = Delta({"model.norm.weight": (torch.tensor([0], dtype=torch.int32), one + 1, one)})

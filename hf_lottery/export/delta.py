@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hf_lottery.rewind import write_tensors
@@ -66,14 +66,10 @@ class Delta:
             ValueError: it is another kind of file, or damaged.
         """
         path = Path(path) / FILE if Path(path).is_dir() else Path(path)
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("kind") != "hf_lottery_delta":
-                raise ValueError(f"{path} is no sparse delta: `hf-lottery export UNIT --to delta` writes one")
-            keys = set(file.keys())
-            names = {key.removesuffix(".indices") for key in keys if key.endswith(".indices")}
-            if keys != {f"{name}.{part}" for name in names for part in PARTS}:
-                raise ValueError(f"{path} is damaged: a tensor's indices, values or base_values are missing")
-            return cls({n: tuple(file.get_tensor(f"{n}.{part}") for part in PARTS) for n in sorted(names)})
+        try:
+            return cls(_read(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Write the new values into `model`, in place. Returns the model.
@@ -93,20 +89,36 @@ class Delta:
 
     @torch.no_grad()
     def _write(self, model: nn.Module, old: int, new: int, what: str) -> nn.Module:
-        parameters = dict(model.named_parameters())
+        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, entry in self.entries.items():
-            if name not in parameters:
+            if name not in state:
                 raise ValueError(f"this is not {what}: it has no '{name}'")
-            parameter, indices = parameters[name], entry[0]
-            if not _fits(parameter, indices, entry[old]):
+            if not _fits(state[name], entry[0], entry[old]):
                 raise ValueError(
                     f"this is not {what}: '{name}' is the first tensor that differs; load the base model in "
                     f"{str(entry[old].dtype).removeprefix('torch.')}, unchanged"
                 )
         for name, entry in self.entries.items():
-            flat = parameters[name].data.view(-1)
+            flat = state[name].detach().flatten().clone()
             flat[entry[0].long().to(flat.device)] = entry[new].to(flat.device)
+            state[name].copy_(flat.view(state[name].shape))
         return model
+
+
+def _read(path: Path) -> dict[str, tuple[Tensor, ...]]:
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("kind") != "hf_lottery_delta":
+            raise ValueError(f"{path} is no sparse delta: `hf-lottery export UNIT --to delta` writes one")
+        keys = set(file.keys())
+        names = {key.removesuffix(".indices") for key in keys if key.endswith(".indices")}
+        if keys != {f"{name}.{part}" for name in names for part in PARTS}:
+            raise ValueError(f"{path} is damaged: a tensor's indices, values or base_values are missing")
+        entries = {n: tuple(file.get_tensor(f"{n}.{part}") for part in PARTS) for n in sorted(names)}
+    for name, (indices, values, before) in entries.items():
+        whole = indices.dtype in (torch.int32, torch.int64) and values.dtype == before.dtype
+        if not whole or indices.dim() != 1 or not len(indices) or not indices.shape == values.shape == before.shape:
+            raise ValueError(f"{path} is damaged: indices, values and base_values of '{name}' do not go together")
+    return entries
 
 
 def _fits(parameter: Tensor, indices: Tensor, expected: Tensor) -> bool:
