@@ -57,6 +57,6 @@ def refuse_what_a_mask_cannot_be_over(config: LoraConfig) -> None:
             f"peft.bias is {config.bias!r}, which trains the base model's own biases: an exported adapter would not "
             "hold them; use none"
         )
-    for name in ("layer_replication", "trainable_token_indices", "target_parameters"):
+    for name in ("layer_replication", "trainable_token_indices", "target_parameters", "lora_bias"):
         if getattr(config, name, None):
             raise ValueError(f"peft.{name} is not supported under a mask: leave it out")

@@ -9,6 +9,7 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -16,7 +17,7 @@ from hf_lottery.base_model import COMMIT, dtype_name, hub_id, own_tensors, tenso
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.ticket_format import CONTROLS, HUB_ID, LORA_FIELDS, PACKAGES, RESULT_KEYS, SHA256, plain_config
+from hf_lottery.ticket_format import CONTROLS, HUB_ID, LORA_FIELDS, NAME, PACKAGES, RESULT_KEYS, SHA256, plain_config
 
 # the end of a model's class name -> the task that a ticket says it is for
 _TASK_OF_CLASS = {
@@ -156,10 +157,18 @@ def _lora(model: nn.Module) -> dict[str, Any] | None:
     config = model.active_peft_config
     found = {name: getattr(config, name) for name in LORA_FIELDS}
     found["task_type"] = found["task_type"] and str(getattr(found["task_type"], "value", found["task_type"]))
+    targets = model.base_model.targeted_module_names
     for name in ("target_modules", "modules_to_save"):
         if isinstance(found[name], str):  # a regular expression, or a name such as all-linear: say what it found
-            found[name] = model.base_model.targeted_module_names
+            found[name] = targets
         found[name] = sorted(found[name]) if found[name] else None
+    if config.layers_to_transform is not None or config.exclude_modules:
+        found["target_modules"] = sorted(targets)
+    for name in ("rank_pattern", "alpha_pattern"):
+        patterns = found[name] or {}
+        if not all(NAME.fullmatch(key) for key in patterns):  # regular expressions likewise
+            matched = {module: get_pattern_key(list(patterns), module) for module in targets}
+            found[name] = {module: patterns[key] for module, key in matched.items() if key in patterns}
     return found
 
 

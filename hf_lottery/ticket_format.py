@@ -38,7 +38,9 @@ DTYPES = (
 )
 PACKAGES = ("python", "hf_lottery", "torch", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub")
 # config keys that name code, files or kernels: of no use for the shapes of a model, and never read from a stranger
-_CODE_KEYS = re.compile(r"^_|auto_map|quantization_config|sparsity_config|implementation|kernel|custom|remote|compile")
+_CODE_KEYS = re.compile(
+    r"^_|auto_map|quantization_config|sparsity_config|implementation|use_kernels|kernel_config|custom|remote|compile"
+)
 
 # every file that a ticket folder may list; README.md is the reader's to edit, so it is not among them
 FILES = re.compile(

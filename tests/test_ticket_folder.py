@@ -8,12 +8,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from hf_lottery.config import LotteryConfig
 from hf_lottery.export.merged import merge, save_merged
 from hf_lottery.export.source import open_source
 from hf_lottery.lora import delta_counts, live_ranks
 from hf_lottery.mask import Mask
+from hf_lottery.provenance import ticket_info
 from hf_lottery.recipe import load_recipe
 from hf_lottery.recipe_errors import RecipeError
+from hf_lottery.rewind import RewindPoint
 from hf_lottery.tasks.building import locate
 from hf_lottery.ticket import Ticket, TicketError
 from tests import tiny_lm
@@ -178,3 +181,34 @@ def test_a_convolutions_pair_is_counted():
     mask = Mask(dict(zip(names, (a, b), strict=True)))
     assert live_ranks(a, b).tolist() == [True, False]
     assert delta_counts(mask, dict(mask)) == {"conv": (1, 4 * 12)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rank_pattern": {".*0.*q_proj": 3}, "alpha_pattern": {r"model\.layers\.1.*": 7}},
+        {"layers_to_transform": [1]},
+        {"exclude_modules": "model.layers.0.self_attn.v_proj"},
+    ],
+)
+def test_the_adapter_is_rebuilt_from_what_the_ticket_says(tmp_path, changes):
+    def adapter(config):
+        torch.manual_seed(1)
+        return get_peft_model(tiny_lm.model(), config)
+
+    def shapes(model):
+        return {name: (p.shape, p.requires_grad) for name, p in model.named_parameters()}
+
+    config = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **changes}
+    model = adapter(LoraConfig(**config))
+    mask = Mask.ones({name: p for name, p in model.named_parameters() if p.requires_grad})
+    rewind = RewindPoint.capture(model)
+    Ticket(mask, rewind, ticket_info(model, mask, rewind, LotteryConfig())).save_pretrained(tmp_path)
+    ticket = Ticket.from_pretrained(tmp_path)
+    again = adapter(LoraConfig(**ticket.info["lora"]))
+    assert shapes(again) == shapes(model)
+    scaling = {name: m.scaling for name, m in model.named_modules() if hasattr(m, "scaling")}
+    assert {name: m.scaling for name, m in again.named_modules() if hasattr(m, "scaling")} == scaling
+    ticket.apply_to(again)
+    text = (tmp_path / "README.md").read_text()  # a local base: no code can say where it is
+    assert 'get_peft_model(base, LoraConfig(**ticket.info["lora"]))' in text and "was no model of the Hub" in text
