@@ -77,18 +77,23 @@ def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 
 def _cut(trainer: LotteryMixin, like: Mask) -> Mask:
-    """Of the network as it is, the best weights: as many as `like` keeps, of every tensor where scope is layer."""
-    scope = trainer.lottery_config.scope
-    how = {"rate": trainer.lottery_config.pruning_rate, "rates": {}, "scope": scope}
+    """Of the network as it is, the best weights: as many as `like` keeps, of every group that is pruned by itself.
+
+    A group is a tensor, or, where scores are compared globally, the tensors of one rate.
+    """
+    config, rates = trainer.lottery_config, trainer.pruning_rates()
+    how = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
     scores, key = judge(trainer, trainer.prunable_weights(), how)
-    if scope != "layer":
-        alive = Mask({name: torch.ones_like(kept) for name, kept in like.items()})
-        return select(scores, alive, like.numel() - like.count(), key=key)
+    groups: dict[str | float, list[str]] = {}
+    for name in like:
+        group = rates.get(name, config.pruning_rate) if config.scope == "global" else name
+        groups.setdefault(group, []).append(name)
     tensors = {}
-    for name, kept in like.items():
-        alive = Mask({name: torch.ones_like(kept)})
-        tensors.update(select({name: scores[name]}, alive, int((~kept).sum()), key=key))
-    return Mask(tensors)
+    for names in groups.values():
+        alive = Mask({name: torch.ones_like(like[name]) for name in names})
+        pruned = sum(int((~like[name]).sum()) for name in names)
+        tensors.update(select({name: scores[name] for name in names}, alive, pruned, key=key))
+    return Mask({name: tensors[name] for name in like})
 
 
 CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {

@@ -59,18 +59,19 @@ def estimate_speed(recipe: Recipe, config: PretrainedConfig | None = None) -> Sp
     tokens = arguments.train_batch_size * arguments.gradient_accumulation_steps * recipe.data.max_length
     device = torch.device("cuda" if on_cuda(recipe) else "cpu")
     timed = tokens if device.type == "cuda" else min(tokens, MOST_TOKENS)
+    computed = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else model.dtype
     seconds, operations, of_shape = 0.0, 0, {}
     for module in model.modules():
         if isinstance(module, (nn.Linear, Conv1D)):
             shape = tuple(module.weight.shape)
             if shape not in of_shape:
-                of_shape[shape] = seconds_of_a_product(shape, timed, module.weight.dtype, device)
+                of_shape[shape] = seconds_of_a_product(shape, timed, computed, device)
             seconds += of_shape[shape]
             operations += 2 * timed * module.weight.numel()
     passes = 2 + bool(arguments.activation_checkpointing) + (recipe.peft is None)
     forward = seconds / timed
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = str(computed).removeprefix("torch.")
     return Speed(passes * forward * tokens, forward, tokens, operations / seconds, name, dtype)
 
 

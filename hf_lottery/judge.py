@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import set_seed
+from torch.nn.modules.dropout import _DropoutNd
+from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.callbacks import get_rng_state, set_rng_state
 from hf_lottery.distributed import mean_over_ranks
@@ -83,6 +86,13 @@ def refuse_what_cannot_be_judged(
     if config.prune_embeddings is not None:
         table = token_embeddings(model)
         weights = {name: weight for name, weight in weights.items() if name != table}
+    if config.criterion == "synflow" and isinstance(model, PreTrainedModel) and model.main_input_name == "input_ids":
+        forward = (model.get_base_model() if isinstance(model, PeftModel) else model).forward
+        if "inputs_embeds" not in inspect.signature(forward).parameters:
+            raise ValueError(
+                f"criterion synflow gives a {type(model).__name__} ones in place of embeddings, and its forward takes "
+                "no inputs_embeds: use another criterion"
+            )
     if config.criterion == "wanda":
         for name in weights:
             criteria.feature_dimension(model.get_submodule(name.rpartition(".")[0]), name)
@@ -144,6 +154,9 @@ def judge(trainer: LotteryMixin, weights: Mapping[str, Tensor], how: Mapping[str
     try:
         batches = [trainer._prepare_inputs(batch) for batch in _batches(trainer)]
         model.train()
+        for module in model.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
         if criterion == "synflow":
             return synflow(weights, model, one_example_of_ones(model, batches[0]), trainer.mask, **how), None
         if criterion == "wanda":

@@ -79,8 +79,11 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
     gradients = sum(p.numel() * p.element_size() for p in trained.values())
     if lora is not None:
         weights += gradients
-    optim = recipe.training_arguments().optim.value
+    arguments = recipe.training_arguments()
+    optim = arguments.optim.value
     moments = 0 if "8bit" in optim else next((n for name, n in _STATES.items() if name in optim), 2)
+    if optim == "sgd" and "momentum" in str(arguments.optim_args):
+        moments = 1
     optimizer = gradients * moments + (2 * sum(p.numel() for p in trained.values()) if "8bit" in optim else 0)
     numel = sum(p.numel() for p in targets.values())
     masks = 2 * numel  # the mask itself, and the bytes that the step masks by

@@ -340,3 +340,14 @@ def test_snip_judges_by_the_trainers_own_loss(tmp_path):
         searcher(tmp_path, {"criterion": "snip"}, cls=cls).prune() for cls in (Weighted, type(searcher(tmp_path)))
     ]
     assert masks[0] != masks[1]
+
+
+def test_criteria_that_look_at_data_see_no_dropout(tmp_path):
+    from hf_lottery.judge import judge
+
+    trainer = searcher(tmp_path, {"criterion": "wanda"})
+    seen = []
+    trainer.model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    judge(trainer, trainer.prunable_weights(), {})
+    assert seen and not any(seen)
+    assert trainer.model.training and trainer.model.dropout.training

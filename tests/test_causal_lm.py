@@ -270,3 +270,10 @@ def test_an_architecture_needs_a_tokenizer(tmp_path):
     data = causal_lm.Data(path=str(tmp_path), tokenizer=str(tmp_path))
     with pytest.raises(ValueError, match="data.tokenizer is .* no folder with a tokenizer"):
         causal_lm.load(data, ModelSection(architecture="llama"))
+
+
+def test_packing_is_refused_where_one_example_could_look_at_another(tmp_path):
+    _, data = _load(tmp_path, packing=True)
+    opt = ModelSection(architecture="opt", config={"vocab_size": 512, "max_position_embeddings": 512})
+    with pytest.raises(ValueError, match=r"a opt is not known to: set data.packing=false"):
+        causal_lm.build_model(opt, data, 0)

@@ -177,3 +177,11 @@ def test_one_shot_takes_whole_groups_where_the_ticket_does(tmp_path):
         worth, stays = dense[name].abs().flatten(1).mean(1), rows.any(1)
         assert 0 < stays.sum() == len(stays) - round(0.64 * len(stays))  # 1 − 0.6²
         assert worth[stays].min() >= worth[~stays].max()
+
+
+@pytest.mark.parametrize("config", [{"scope": "erk"}, {"scope": "global", "pruning_rates": {"classifier": 0}}])
+def test_one_shot_of_one_round_is_the_ticket_whatever_the_scope(tmp_path, config):
+    experiment = make_experiment(tmp_path, [control("one_shot", [1])], rounds=1, **config)
+    experiment.run()
+    ticket, at_once = (experiment.folder(unit).mask() for unit in experiment.units() if unit.round == 1)
+    assert at_once == ticket

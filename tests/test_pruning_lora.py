@@ -33,7 +33,8 @@ def test_an_entry_is_worth_what_its_removal_does_to_the_update(pair):
 def test_a_b_of_zeros_decides_nothing(pair):
     zero = {B.format("q"): torch.zeros(5, 3), A.format("q"): pair[A.format("q")]}
     found = lora_product(zero)
-    torch.testing.assert_close(found[A.format("q")], pair[A.format("q")].abs())
+    # ‖B_:i‖ of a B of ones
+    torch.testing.assert_close(found[A.format("q")], pair[A.format("q")].abs() * len(pair[B.format("q")]) ** 0.5)
     torch.testing.assert_close(found[B.format("q")], pair[A.format("q")].norm(dim=1).expand(5, 3))
     assert prune(found, Mask.ones(zero), 0.5, scope="global")[B.format("q")].any()
     torch.testing.assert_close(rank_scores(zero)["m.q.lora.default.weight"], pair[A.format("q")].norm(dim=1))

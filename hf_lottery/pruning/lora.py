@@ -6,6 +6,7 @@ an all-zero B counts as if it were all ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -49,8 +50,8 @@ def lora_pairs(names: Iterable[str]) -> dict[str, tuple[str, str]]:
 def lora_product(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An entry by its effect on ΔW: |A_ij| · ‖B_:i‖ and |B_ki| · ‖A_i:‖, from the weights alone.
 
-    Zeroing A_ij changes B·A by just that Frobenius norm, and so does zeroing B_ki. While B is zero, A's entries are
-    worth |A_ij| and B's ‖A_i:‖.
+    Zeroing A_ij changes B·A by just that Frobenius norm, and so does zeroing B_ki. While B is zero it
+    counts as all ones: A's entries are worth |A_ij| · √out and B's ‖A_i:‖.
 
     Raises:
         ValueError: a weight is of no LoRA, or the other of its pair is missing.
@@ -61,7 +62,7 @@ def lora_product(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         a_norms, b_norms = _row_norms(a), _row_norms(b.transpose(0, 1))
         b_size = b.abs()
         if not b.any():
-            b_norms, b_size = torch.ones_like(b_norms), torch.ones_like(b)
+            b_norms, b_size = torch.full_like(b_norms, math.sqrt(len(b))), torch.ones_like(b)
         scores[a_name] = a.abs() * b_norms.to(a).view(-1, *[1] * (a.dim() - 1))
         scores[b_name] = b_size * a_norms.to(b).view(1, -1, *[1] * (b.dim() - 2))
     return {name: scores[name] for name in weights}

@@ -66,6 +66,14 @@ class Data(BaseModel):
         return self
 
 
+# model types whose packed examples were seen to give the logits that they give alone (with transformers 5.23;
+# OPT, BLOOM, Falcon, MPT, Mamba, BioGPT and XGLM let one example look at another)
+TELL_PACKED_APART = (
+    *("llama", "qwen2", "qwen3", "mistral", "gpt2", "gpt_neox", "gpt_neo", "gptj", "codegen", "phi"),
+    *("gemma", "gemma2", "gemma3_text"),
+)
+
+
 def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
     """Read, split and tokenise the instructions.
 
@@ -150,7 +158,14 @@ def build_model(
             "quantization goes with pretrained weights (model.name_or_path), not with the random ones of "
             "model.architecture"
         )
-    _require_room(model_config(model_section), longest, tokenizer)  # before weights are read
+    config = model_config(model_section)
+    _require_room(config, longest, tokenizer)  # before weights are read
+    if "position_ids" in task_data.train[0] and config.model_type not in TELL_PACKED_APART:
+        raise ValueError(
+            "data.packing is for models that tell a row's examples apart by their positions, and a "
+            f"{config.model_type} is not known to: set data.packing=false, or use one of "
+            f"{', '.join(TELL_PACKED_APART)}"
+        )
     model = pretrained_model(model_section, seed, quantization_config)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = pad_token(tokenizer)

@@ -75,6 +75,7 @@ def generate(
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                repetition_penalty=1.0,  # some models' own settings have another, and greedy is greedy
                 use_cache=True,
                 eos_token_id=sorted(stops) or None,
                 pad_token_id=pad,

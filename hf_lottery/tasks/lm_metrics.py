@@ -45,6 +45,6 @@ def perplexity(prediction: EvalPrediction) -> dict[str, float]:
     mean = loss / tokens
     return {
         "loss": float(mean),
-        "perplexity": math.exp(mean) if mean < 700 else math.inf,
+        "perplexity": math.inf if mean >= 700 else math.exp(mean),
         "token_accuracy": float(correct / tokens),
     }

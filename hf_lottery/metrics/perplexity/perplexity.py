@@ -22,4 +22,4 @@ class Perplexity(evaluate.Metric):
 
     def _compute(self, predictions, references):
         mean = float(np.sum(predictions) / np.sum(references))
-        return {"perplexity": math.exp(mean) if mean < 700 else math.inf}
+        return {"perplexity": math.inf if mean >= 700 else math.exp(mean)}
