@@ -24,19 +24,20 @@ COMMAND_FILE = "command"  # what was typed
 
 
 def claim_output_folder(recipe: Recipe) -> Path:
-    """Write recipe.yaml and command into a new output folder; refuse one that another recipe has written to."""
+    """Write recipe.yaml and command into a new output folder; refuse one that another recipe has trained into."""
     root = Path(recipe.training["output_dir"])
     written = root / RECIPE_FILE
     if written.is_file():
         changed = differences(load_recipe(str(written)), recipe)
-        if changed:
+        if changed and any(path.name != ".lock" for path in root.glob("replicate-*/**/*") if path.is_file()):
             key, (old, new) = next(iter(changed.items()))
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise ValueError(
                 f"{root} holds results of another recipe: {key} was {old!r} and is now {new!r}{more}. "
                 "Set training.output_dir to another folder, or go back to the recipe that it was made with."
             )
-        return root
+        if not changed:
+            return root
     root.mkdir(parents=True, exist_ok=True)
     write_text(root / COMMAND_FILE, recipe.command() + "\n")
     write_text(written, recipe.to_yaml())

@@ -131,7 +131,11 @@ def run(
     from hf_lottery.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    if launcher is not None:  # after the recipe was read: what is wrong with it is said once, not by every process
+    if launcher is not None and (workers != 1 or submit is not None):
+        raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
+    if (
+        launcher is not None and not plan
+    ):  # after the recipe was read: what is wrong with it is said once, not by every process
         from hf_lottery.launch import relaunch
 
         raise typer.Exit(relaunch(launcher, ["run", *words]))

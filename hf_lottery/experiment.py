@@ -118,6 +118,8 @@ class Experiment:
                 if is_main():
                     on_start(unit)
                 self._train(unit)
+                if from_main(lambda unit=unit: not self.folder(unit).finished):
+                    raise FileNotFoundError(f"{unit} was trained, and {self.folder(unit).path} does not hold it")
             finally:
                 self._release()
             self.write_results()

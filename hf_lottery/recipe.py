@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable
@@ -152,6 +153,8 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
         raise RecipeError(source.problems)
     if sections["training"].get("output_dir") is None:
         sections["training"]["output_dir"] = f"outputs/{name}"
+    if isinstance(sections["training"]["output_dir"], str):  # TrainingArguments does so too, and both must agree
+        sections["training"]["output_dir"] = os.path.expanduser(sections["training"]["output_dir"])
     recipe = Recipe(name=name, description=description(path), **sections)
     recipe._source = source
     recipe._words = [path_or_name, *overrides]

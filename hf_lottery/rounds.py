@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ class UnitFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # workers may write the same file
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
@@ -135,7 +136,7 @@ def summarise(
         return {}
     kept = next((entry for entry in history if entry["step"] == final_step), history[-1])
     summary = {key: value for key, value in kept.items() if key != "step"}
-    with_loss = [entry for entry in history if "eval_loss" in entry]
+    with_loss = [entry for entry in history if math.isfinite(entry.get("eval_loss", math.nan))]
     if with_loss:
         best = min(with_loss, key=lambda entry: entry["eval_loss"])
         summary["early_stop_step"] = best["step"]

@@ -63,7 +63,9 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     if hub is not None and hub.repo_id is not None:
         message = {"commit_message": hub.commit_message} if hub.commit_message else {}
         places["published"] = ticket.push_folder(folder, hub.repo_id, private=hub.private or None, **message)
-    console.print("\n" + "\n".join(f"{name:<9} {place}" for name, place in places.items()), highlight=False)
+    console.print(
+        "\n" + "\n".join(f"{name:<9} {place}" for name, place in places.items()), highlight=False, markup=False
+    )
 
 
 def save_ticket(

@@ -6,6 +6,7 @@ A worker is the plain `hf-lottery run` without its closing words; file locks kee
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     command = [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
     workers = [subprocess.Popen(command, env=environment) for _ in range(min(count, len(experiment.pending())))]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of `finally`
     try:
         _watch(workers, experiment, console)
     finally:
@@ -76,6 +78,8 @@ def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, c
         raise ValueError("--submit needs the package submitit: pip install 'hf_lottery[slurm]'") from error
     if cluster not in ("slurm", "local"):
         raise ValueError(f"--submit is '{cluster}'; it must be slurm or local")
+    if count < 1:
+        raise ValueError(f"--workers is {count}; it must be 1 or more")
     console = console or Console()
     root = claim_output_folder(recipe)
     executor = submitit.AutoExecutor(folder=root / "jobs", cluster=cluster)

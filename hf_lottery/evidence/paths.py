@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,7 +33,12 @@ class LinearPath:
 
     @property
     def instability(self) -> float:
-        """Greatest error on the line − mean error of its ends (Frankle et al. 2020, section 2); never below 0."""
+        """Greatest error on the line − mean error of its ends (Frankle et al. 2020, section 2); never below 0.
+
+        Infinite where an error is not finite.
+        """
+        if not all(map(math.isfinite, self.errors)):
+            return math.inf
         ends = (self.errors[0] + self.errors[-1]) / 2
         barrier = max(self.errors) - ends
         return barrier / ends if self.relative else barrier
