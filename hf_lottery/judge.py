@@ -63,6 +63,13 @@ def next_mask(trainer: LotteryMixin, weights: Mapping[str, Tensor], rates: Mappi
     if config.pattern == "rank":
         return prune_ranks(weights, alive, **how)
     values, key = judge(trainer, weights, how)
+    if config.scope != "layer" and key is None:
+        for name in weights:
+            if ".lora_" in name and not values[name].any():  # as while B is zero; ties would take all of it
+                raise ValueError(
+                    f"criterion {config.criterion} finds every weight of '{name}' worth 0, so that scope "
+                    f"{config.scope} would prune all of it: train first, or use criterion lora_product, or scope layer"
+                )
     if config.prune_embeddings is None:
         return _by_pattern(trainer, values, alive, how, key)
     table = token_embeddings(trainer.model)

@@ -13,6 +13,7 @@ from hf_lottery import LotteryConfig, LotteryTrainer, Mask
 from hf_lottery.adapters import add_adapter
 from hf_lottery.lora import delta_counts, delta_density, live_ranks, pairs
 from hf_lottery.pruning.targets import prunable
+from hf_lottery.rewind import RewindPoint
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset
 from tests import tiny_lm
@@ -239,3 +240,14 @@ def test_an_update_ticket_leaves_pruned_base_weights_at_their_pretrained_values(
             kept = ticket.mask[name]
             assert torch.equal(value[~kept], start[name][~kept])
             assert (value[kept] != start[name][kept]).any()
+
+
+@pytest.mark.parametrize("criterion", ["snip", "movement", "wanda"])
+def test_before_training_ties_never_take_a_whole_tensor(tmp_path, criterion):
+    config = LotteryConfig(num_rounds=1, pruning_rate=0.5, criterion=criterion, scope="global")
+    trainer = _trainer(get_peft_model(tiny_lm.model(), _config()), tmp_path, config)
+    if criterion == "movement":
+        trainer._rewind_callback.point = RewindPoint.capture(trainer.model)
+    with pytest.raises(ValueError, match=f"criterion {criterion} finds every weight of .* train first"):
+        trainer.prune()
+    assert trainer.mask.density() == 1
