@@ -133,16 +133,14 @@ def run(
     loaded = load_recipe(recipe, overrides or [])
     if launcher is not None and (workers != 1 or submit is not None):
         raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
-    if (
-        launcher is not None and not plan
-    ):  # after the recipe was read: what is wrong with it is said once, not by every process
-        from hf_lottery.launch import relaunch
-
-        raise typer.Exit(relaunch(launcher, ["run", *words]))
     if plan:
         from hf_lottery.plan import make_plan
 
         print(make_plan(loaded))
+    elif launcher is not None:  # the recipe was read before: what is wrong with it is said once, not by every process
+        from hf_lottery.launch import relaunch
+
+        raise typer.Exit(relaunch(launcher, ["run", *words]))
     elif as_worker:
         from hf_lottery.workers import work
 

@@ -35,7 +35,7 @@ def write_model(
         raise TicketError(
             f"a {type(model).__name__} cannot be loaded without its code; include a transformers or a PEFT model"
         )
-    _require_zeros(model, mask, pruned == "zero")
+    _require_masked(model, mask, pruned == "zero")
     names = []
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
@@ -50,7 +50,7 @@ def write_model(
     return names
 
 
-def _require_zeros(model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor], zero: bool) -> None:
+def _require_masked(model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor], zero: bool) -> None:
     parameters = dict(model.named_parameters())
     for name, kept in mask.items():
         if name not in parameters:

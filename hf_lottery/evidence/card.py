@@ -166,7 +166,10 @@ def _found(
 
 def _loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> list[str]:
     auto = AUTO_CLASS[info.get("task")][0]
-    frozen = any(entry["theta"] == "frozen" for entry in info.get("base_tensors", {}).values())
+    # it relies on weights that are in no file of the ticket, and of no Hub model that is known
+    homeless = not info.get("base_model") and any(
+        entry["theta"] == "frozen" for entry in info.get("base_tensors", {}).values()
+    )
     if info.get("base_model"):
         dtypes = {e["dtype"] for e in info.get("base_tensors", {}).values() if e["dtype"].startswith(("fl", "bf"))}
         options = f', revision="{info["base_revision"]}"' if info.get("base_revision") else ""
@@ -175,7 +178,7 @@ def _loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> lis
         options += f", num_labels={labels}" if labels is not None and "Classification" in auto else ""
         model = f'{auto}.from_pretrained("{info["base_model"]}"{options})'
         imports = auto
-    elif frozen:  # it relies on weights that are in no file of the ticket, and of no Hub model that is known
+    elif homeless:
         model, imports = "base", None
     elif info.get("config"):
         model = f'{auto}.from_config(AutoConfig.for_model(**ticket.info["config"]))'
@@ -194,7 +197,7 @@ def _loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> lis
         "LotteryTrainer(model, args, train_dataset=train, ticket=ticket).train()  # stays sparse",
     ]
     parts = ["## Load it", "```python\n" + "\n".join(lines) + "\n```"]
-    if model.startswith(("base", "get_peft_model(base,")):
+    if homeless:
         parts.append(
             "`base` is the model that the ticket was found on, with its own weights; it was no model of the Hub."
         )
