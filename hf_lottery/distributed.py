@@ -175,5 +175,10 @@ def named_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {_own_name(name): buffer for name, buffer in model.named_buffers()}
 
 
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> live tensor: all parameters (tied ones once) and buffers, likewise."""
+    return {**named_parameters(model), **named_buffers(model)}
+
+
 def _own_name(name: str) -> str:
     return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hf_lottery.distributed import full, full_shape, named_buffers, named_parameters, write
+from hf_lottery.distributed import full, full_shape, named_buffers, named_parameters, named_tensors, write
 
 
 @dataclass
@@ -54,7 +54,7 @@ class RewindPoint:
         Raises:
             ValueError: a tensor of the rewind point is missing from the model, or has another shape.
         """
-        state = {**named_parameters(model), **named_buffers(model)}  # also what has been frozen since
+        state = named_tensors(model)  # also what has been frozen since
         for name, value in self.tensors.items():
             if name not in state:
                 raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")

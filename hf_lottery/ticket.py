@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_lottery.base_model import dtype_name
+from hf_lottery.distributed import named_tensors
 from hf_lottery.hub import commit_files, open_repository, read_text
 from hf_lottery.mask import Mask
 from hf_lottery.rewind import RewindPoint
-from hf_lottery.ticket_check import live_tensors, require_base_tensors, require_names_and_shapes
+from hf_lottery.ticket_check import require_base_tensors, require_names_and_shapes
 from hf_lottery.ticket_files import StoredMask, StoredRewind, require_file
 from hf_lottery.ticket_format import (
     CARD_FILE,
@@ -106,7 +107,7 @@ class Ticket:
         )
         if isinstance(self._mask, StoredMask):
             self._mask = self._mask.unpack()  # bounded now: the model has as many weights
-        state = live_tensors(model)
+        state = named_tensors(model)
         for name in stored:
             dtype = self._dtype(name)
             if dtype_name(state[name]) != dtype:

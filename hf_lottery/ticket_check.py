@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hf_lottery.base_model import dtype_name, tensor_sha256
-from hf_lottery.distributed import named_buffers, named_parameters
+from hf_lottery.distributed import named_tensors
 from hf_lottery.ticket_json import TicketError
-
-
-def live_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> live tensor: all parameters (tied ones once) and buffers of `model`."""
-    return {**named_parameters(model), **named_buffers(model)}
 
 
 def require_names_and_shapes(model: nn.Module, shapes: Mapping[str, Iterable[int]], base_model: str | None) -> None:
@@ -25,7 +20,7 @@ def require_names_and_shapes(model: nn.Module, shapes: Mapping[str, Iterable[int
         shapes: name -> shape, of every tensor that the ticket rewinds or relies on.
         base_model: what the ticket says it was found on, for the message.
     """
-    state = live_tensors(model)
+    state = named_tensors(model)
     hint = f"the ticket was found on {base_model}" if base_model else "build the model as the ticket's card shows"
     for name, tensor in state.items():
         if name in shapes and tuple(tensor.shape) != tuple(shapes[name]):
@@ -55,7 +50,7 @@ def require_base_tensors(
         base_model: what the ticket says it was found on, for the message.
     """
     source = base_model or "the model that the ticket was found on"
-    for name, tensor in live_tensors(model).items():
+    for name, tensor in named_tensors(model).items():
         entry = base_tensors.get(name)
         if entry is None:
             continue

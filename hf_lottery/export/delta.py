@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from hf_lottery.distributed import named_tensors
 from hf_lottery.rewind import write_tensors
 
 FILE = "delta.safetensors"
@@ -89,7 +90,7 @@ class Delta:
 
     @torch.no_grad()
     def _write(self, model: nn.Module, old: int, new: int, what: str) -> nn.Module:
-        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        state = named_tensors(model)
         for name, entry in self.entries.items():
             if name not in state:
                 raise ValueError(f"this is not {what}: it has no '{name}'")

@@ -12,6 +12,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from hf_lottery.distributed import named_tensors
 from hf_lottery.export.source import Source
 from hf_lottery.tasks.causal_lm import load_tokenizer, pretrained_model
 
@@ -112,7 +113,7 @@ def write_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     Raises:
         ValueError: a tensor is missing from the model or has another shape.
     """
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = named_tensors(model)
     for name, value in tensors.items():
         if name not in state or state[name].shape != value.shape:
             raise ValueError(f"the recipe's model has no '{name}' of shape {tuple(value.shape)}: was it changed?")
