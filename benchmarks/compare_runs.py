@@ -14,8 +14,9 @@ from pathlib import Path
 
 from write_results import command, keep_source, replace_section
 
-from hf_lottery.evidence import page, text
-from hf_lottery.evidence.results import TICKET, Results, read_results
+from hf_lottery.report import page
+from hf_lottery.results import formatting
+from hf_lottery.results.results import TICKET, Results, read_results
 
 
 def main() -> None:
@@ -66,10 +67,13 @@ def _rows(run: str, results: Results, metric: str) -> Iterable[list[str]]:
             yield [
                 run,
                 what,
-                text.percent(results.density(control, round)),
+                formatting.percent(results.density(control, round)),
                 f"{lines[0]['kept']:,}",
                 f"{lines[0]['steps']:,}",
-                *(text.value(_mean(results.values(f"test_{key}", control, round)), key) for key in ("loss", metric)),
+                *(
+                    formatting.value(_mean(results.values(f"test_{key}", control, round)), key)
+                    for key in ("loss", metric)
+                ),
             ]
 
 

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hf_lottery.assemble import COMMAND_FILE, claim_output_folder, make_experiment
-from hf_lottery.controls import CONTROLS
-from hf_lottery.experiment import Experiment
-from hf_lottery.progress import UnitProgress
-from hf_lottery.recipe import load_recipe
-from hf_lottery.recipe_sections import Control
-from hf_lottery.rounds import write_text
-from hf_lottery.trainer import LotteryMixin
+from hf_lottery.experiment.controls import CONTROLS
+from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.recipe.recipe import load_recipe
+from hf_lottery.recipe.sections import Control
+from hf_lottery.runner.build import COMMAND_FILE, claim_output_folder, make_experiment
+from hf_lottery.runner.progress import UnitProgress
+from hf_lottery.training.network_folder import write_text
+from hf_lottery.training.trainer import LotteryMixin
 
 AT_INITIALISATION = ("random", "magnitude", "snip", "grasp", "synflow", "wanda")
 ROUNDS = 6  # of magnitude after training, to the density that the others reach in one go

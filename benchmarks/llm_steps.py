@@ -39,7 +39,7 @@ from transformers import (
 )
 
 from hf_lottery import LotteryConfig, LotteryTrainer
-from hf_lottery.adapters import add_adapter
+from hf_lottery.runner.adapters import add_adapter
 
 WARM_UP, SEED, PRUNED = 3, 0, 0.5
 MODELS = {

@@ -29,7 +29,7 @@ import torch
 from torch.nn.utils import prune as torch_prune
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.selection import select
+from hf_lottery.pruning.selection.select import select
 
 RATE = 0.2
 QWEN = {"q_proj": (2048, 2048), "k_proj": (256, 2048), "v_proj": (256, 2048), "o_proj": (2048, 2048),

@@ -29,10 +29,10 @@ from transformers import BertConfig, BertModel, Qwen2Config, Qwen2ForCausalLM
 
 from hf_lottery.bundled import bundled_folder
 from hf_lottery.mask import Mask
-from hf_lottery.mask_codec import decode
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.pruning.targets import prunable
-from hf_lottery.ticket_files import StoredMask, write_mask
+from hf_lottery.ticket.mask_codec import decode
+from hf_lottery.ticket.tensors import StoredMask, write_mask
 
 MODELS = {
     "lenet": ("LeNet-300-100", LeNetForImageClassification, LeNetConfig()),

@@ -20,12 +20,13 @@ from pathlib import Path
 import yaml
 
 from hf_lottery.config import CRITERIA
-from hf_lottery.evidence import figures, page, plots, text
-from hf_lottery.evidence.results import TICKET, Results, missing_units, read_results, unit_name
-from hf_lottery.evidence.sections import judgement
-from hf_lottery.evidence.statistics import estimate, paired_difference
-from hf_lottery.evidence.table import caption, rows
-from hf_lottery.evidence.verdict import headline, verdict
+from hf_lottery.report import page, plots, style
+from hf_lottery.report.sections import judgement
+from hf_lottery.results import formatting
+from hf_lottery.results.results import TICKET, Results, missing_units, read_results, unit_name
+from hf_lottery.results.statistics import estimate, paired_difference
+from hf_lottery.results.table import caption, rows
+from hf_lottery.results.verdict import headline, verdict
 
 INTRODUCTION = (
     "Written by `benchmarks/write_results.py` from the runs' own `results.jsonl`; nothing here is typed in by hand "
@@ -96,7 +97,7 @@ def _section(name: str, folder: Path, plot_folder: Path) -> str:
         (results.metric, plots.metric_against_density(results)),
         ("early-stop-step", plots.early_stop_against_density(results)),
     ):
-        png, _ = figures.save(figure, plot_folder, f"{name}-{plot}")
+        png, _ = style.save(figure, plot_folder, f"{name}-{plot}")
         parts.append(f"![{plot} against density]({os.path.relpath(png, plot_folder.parent)})")
     parts += [caption(results), page.markdown_table(*rows(results))]
     for section in [*judgement(found), *judgement(verdict(results, early_stop=True))]:
@@ -134,10 +135,10 @@ def paper_comparison(results: Results) -> list[str]:
     for density, claim, measure in PAPER:
         nearest = min(results.rounds(), key=lambda round: abs(results.density(TICKET, round) - density))
         at = results.density(TICKET, nearest)
-        measured = f"{measure(results, nearest)} (at {text.percent(at)})"
+        measured = f"{measure(results, nearest)} (at {formatting.percent(at)})"
         if abs(at - density) > 0.15 * density:
             measured = "the run has no such density"
-        body.append([text.percent(density), claim, measured])
+        body.append([formatting.percent(density), claim, measured])
     source = (
         "Beside the paper: Frankle & Carbin 2019 (arXiv 1803.03635 v5), 50,000 steps, 5 trials, all of MNIST. What is "
         "measured here is this run's, with its own budget and data."
@@ -163,9 +164,9 @@ def criteria_ranking(results: Results) -> list[str]:
     body = [
         [
             label,
-            text.with_range(estimate(values[label].values()), results.metric),
-            text.NOTHING if values[label] in (dense, chance) else _against(values[label], chance, results),
-            text.NOTHING if values[label] in (dense, one_shot) else _against(values[label], one_shot, results),
+            formatting.with_range(estimate(values[label].values()), results.metric),
+            formatting.NOTHING if values[label] in (dense, chance) else _against(values[label], chance, results),
+            formatting.NOTHING if values[label] in (dense, one_shot) else _against(values[label], one_shot, results),
             _kept(results, *arms[label]),
         ]
         for label in ranked
@@ -179,7 +180,7 @@ def criteria_ranking(results: Results) -> list[str]:
             lambda found: paired_difference(found, one_shot).mean >= 0,
         )
     )
-    density, metric = text.percent(results.density("random", last)), results.metric
+    density, metric = formatting.percent(results.density("random", last)), results.metric
     return [
         f"At initialisation each criterion prunes the untrained network to {density} of its weights in one go, its "
         "scores compared over the whole network; snip, grasp and wanda look at 8 batches of the training data, "
@@ -194,14 +195,14 @@ def criteria_ranking(results: Results) -> list[str]:
 
 
 def _against(values: dict[int, float], others: dict[int, float], results: Results) -> str:
-    return text.with_interval(paired_difference(values, others), results.metric)
+    return formatting.with_interval(paired_difference(values, others), results.metric)
 
 
 def _kept(results: Results, control: str, round: int) -> str:
     """The share of every tensor that is kept, mean over the units; in the network's own order, the dense line's."""
     lines, order = results.select(control, round), results.select(TICKET, 0)[0]["densities"]
     shares = [sum(line["densities"][name][0] / line["densities"][name][1] for line in lines) for name in order]
-    return ", ".join(text.percent(share / len(lines)) for share in shares)
+    return ", ".join(formatting.percent(share / len(lines)) for share in shares)
 
 
 Measure = Callable[[Results, int], str]
@@ -227,7 +228,7 @@ def _gain(key: str, other: str) -> Measure:
 
     def measure(results: Results, round: int) -> str:
         found = paired_difference(*_both(results, round, key, other))
-        return text.with_interval(found, "accuracy") if found.n else f"no {other.replace('_', ' ')} there"
+        return formatting.with_interval(found, "accuracy") if found.n else f"no {other.replace('_', ' ')} there"
 
     return measure
 

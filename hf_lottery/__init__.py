@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hf_lottery.callbacks import RewindCallback
     from hf_lottery.config import LotteryConfig
     from hf_lottery.mask import Mask
-    from hf_lottery.rewind import RewindPoint
-    from hf_lottery.ticket import Ticket
-    from hf_lottery.trainer import LotteryMixin, LotteryTrainer
+    from hf_lottery.ticket.rewind_point import RewindPoint
+    from hf_lottery.ticket.ticket import Ticket
+    from hf_lottery.training.rewinding import RewindCallback
+    from hf_lottery.training.trainer import LotteryMixin, LotteryTrainer
 
 # name -> where it is; imported at first use, so that the command line answers without waiting for torch
 _HOME = {
     "LotteryConfig": "config",
-    "LotteryMixin": "trainer",
-    "LotteryTrainer": "trainer",
+    "LotteryMixin": "training.trainer",
+    "LotteryTrainer": "training.trainer",
     "Mask": "mask",
-    "RewindCallback": "callbacks",
-    "RewindPoint": "rewind",
-    "Ticket": "ticket",
+    "RewindCallback": "training.rewinding",
+    "RewindPoint": "ticket.rewind_point",
+    "Ticket": "ticket.ticket",
 }
 __all__ = [
     "LotteryConfig",

@@ -2,7 +2,7 @@
 
 * `launched.py all|search SETUP FOLDER N` starts N ranks itself, as torchrun would, but by forking: the imports, which
   take longest, are done once, and no rank finalises Python, which FSDP2's gloo threads can abort
-  (see hf_lottery.distributed.leave).
+  (see hf_lottery.distributed.processes.leave).
 * `torchrun launched.py die SETUP FOLDER` is a search whose last rank dies.
 
 SETUP says which distributed type to reach. All that tests assert is written to FOLDER/rank-N.json.
@@ -23,11 +23,11 @@ from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
-from hf_lottery.distributed import from_main, full, leave, named_parameters, require_shared_folder
-from hf_lottery.launch import require_same_data, require_same_recipe
+from hf_lottery.distributed.processes import from_main, full, leave, named_parameters, require_shared_folder
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
-from hf_lottery.rewind import RewindPoint
+from hf_lottery.runner.launch import require_same_data, require_same_recipe
 from hf_lottery.tasks import TaskData
+from hf_lottery.ticket.rewind_point import RewindPoint
 
 GLOBAL_BATCH = 16
 STEPS = 6

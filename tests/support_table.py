@@ -1,6 +1,7 @@
 """The README's support table, from the tests that were run.
 
-    python -m pytest tests/test_{launchers,four_processes,wrappers,optim}.py --junitxml=support.xml
+    python -m pytest tests/runner/test_{launchers,four_processes}.py tests/training/test_{wrappers,masked_step}.py \\
+        --junitxml=support.xml
     python tests/support_table.py support.xml
 
 Several reports may be given. A cell says what a test said: yes (passed), no (failed), not run (skipped, or in no
@@ -15,7 +16,12 @@ from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- made by tests/support_table.py -->\n", "<!-- to here -->\n"
-FILES = ("test_launchers.py", "test_four_processes.py", "test_wrappers.py", "test_optim.py")
+FILES = (
+    "runner/test_launchers.py",
+    "runner/test_four_processes.py",
+    "training/test_wrappers.py",
+    "training/test_masked_step.py",
+)
 
 LAUNCHERS = {"ddp": "DDP", "fsdp2": "FSDP2", "zero2": "DeepSpeed ZeRO-2", "zero3": "DeepSpeed ZeRO-3"}
 INVARIANTS = {

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hf_lottery import ticket_json
 from hf_lottery.mask import Mask
-from hf_lottery.rewind import RewindPoint
-from hf_lottery.ticket import Ticket
-from hf_lottery.ticket_files import file_record
+from hf_lottery.ticket import document as ticket_json
+from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.ticket.tensors import file_record
+from hf_lottery.ticket.ticket import Ticket
 
 
 class Tiny(nn.Module):

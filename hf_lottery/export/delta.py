@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hf_lottery.distributed import named_tensors
-from hf_lottery.rewind import write_tensors
+from hf_lottery.distributed.processes import named_tensors
+from hf_lottery.ticket.rewind_point import write_tensors
 
 FILE = "delta.safetensors"
 PARTS = ("indices", "values", "base_values")

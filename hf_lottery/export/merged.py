@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from hf_lottery.distributed import named_tensors
+from hf_lottery.distributed.processes import named_tensors
 from hf_lottery.export.source import Source
 from hf_lottery.tasks.causal_lm import load_tokenizer, pretrained_model
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
-from hf_lottery.recipe import Recipe, load_recipe
-from hf_lottery.rewind import RewindPoint
-from hf_lottery.rounds import UnitFolder
-from hf_lottery.ticket import Ticket
+from hf_lottery.recipe.recipe import Recipe, load_recipe
+from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.ticket.ticket import Ticket
+from hf_lottery.training.network_folder import UnitFolder
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.selection import prune
+from hf_lottery.pruning.selection.select import prune
 
 
 def lora_pairs(names: Iterable[str]) -> dict[str, tuple[str, str]]:

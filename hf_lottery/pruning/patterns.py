@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.heads import Heads
-from hf_lottery.pruning.selection import prune
+from hf_lottery.pruning.selection.select import prune
 
 Key = Callable[[Tensor], Tensor] | None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.selection import prune
+from hf_lottery.pruning.selection.select import prune
 
 
 def synaptic_flow(

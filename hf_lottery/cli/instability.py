@@ -1,0 +1,81 @@
+"""`hf-lottery instability`: the instability of a finished run's networks, at any rewind step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hf_lottery.experiment.instability import measure_instability
+from hf_lottery.recipe.recipe import load_recipe
+from hf_lottery.report import plots, style
+from hf_lottery.results import formatting
+from hf_lottery.results.linear_path import POINTS, STABLE_BELOW, Instability
+from hf_lottery.runner.build import RECIPE_FILE, build_trainer, load_data
+from hf_lottery.training.network_folder import UnitFolder
+
+
+def instability_of_run(
+    output_dir: str | os.PathLike,
+    number: int,
+    rewind_step: int,
+    seeds: Sequence[int] = (1, 2, 3),
+    points: int = POINTS,
+    console: Console | None = None,
+) -> list[Instability]:
+    """Instability of the ticket of one round, a measurement for every replicate that has finished it.
+
+    The mask is the round's (round 0: dense). θ_k is reached anew from the replicate's own initialisation, by its own
+    first `rewind_step` steps of dense training, so k may be another than the run's. What is trained is kept under
+    `instability/round-NN-step-K/`, and the plot lies in `report/plots/`.
+
+    Args:
+        output_dir: a run's output folder.
+        number: the round.
+        rewind_step: k, in steps.
+        seeds: one for every copy's data order.
+        points: α's on a line.
+        console: where the result is printed.
+
+    Raises:
+        FileNotFoundError: no recipe.yaml there.
+        ValueError: no replicate has finished the round, or k is not before the end of training.
+    """
+    root, console = Path(output_dir), console or Console()
+    if not (root / RECIPE_FILE).is_file():
+        raise FileNotFoundError(f"'{root}' has no {RECIPE_FILE}: give the output folder of a run")
+    if rewind_step < 0:
+        raise ValueError(f"rewind step is {rewind_step}; it must be a number of steps, 0 or more")
+    recipe = load_recipe(str(root / RECIPE_FILE), [f"lottery.rewind_step={rewind_step}"])
+    masks = _masks(root, number, recipe.experiment.replicates)
+    data = load_data(recipe)
+    name = f"round-{number:02d}-step-{rewind_step}"
+    found = []
+    for replicate, mask in masks.items():
+        console.print(f"replicate {replicate}: {len(seeds)} copies from step {rewind_step}", highlight=False)
+        folder = root / "instability" / name / f"replicate-{replicate}"
+        trainer = build_trainer(recipe, data, recipe.training_arguments().seed + replicate, folder)
+        found.append(measure_instability(trainer, folder, mask, seeds, points, data.metric, data.greater_is_better))
+    paths = [path for each in found for path in each.paths]
+    plot = style.save(plots.error_along_paths(paths), root / "report" / "plots", f"instability-{name}")[0]
+    mean = sum(path.instability for path in paths) / len(paths)
+    console.print(
+        f"instability of round {number} ({formatting.percent(found[0].density)} density) at step {rewind_step}: "
+        f"{mean:.2%}, mean of {len(paths)} pairs: {'stable' if mean < STABLE_BELOW else 'not stable'} "
+        f"(stable is below {STABLE_BELOW:.0%})\nplot     {plot}",
+        highlight=False,
+    )
+    return found
+
+
+def _masks(root: Path, number: int, replicates: int):
+    units = {r: UnitFolder(root / f"replicate-{r}" / f"round-{number:02d}") for r in range(replicates)}
+    masks = {replicate: unit.mask() for replicate, unit in units.items() if unit.finished}
+    if not masks:
+        finished = root.glob("replicate-*/round-*/result.json")
+        rounds = sorted({int(path.parent.name.removeprefix("round-")) for path in finished})
+        there = f"finished rounds are {', '.join(map(str, rounds))}" if rounds else "no round is; run the recipe first"
+        raise ValueError(f"round {number} is not finished in '{root}': {there}")
+    return masks

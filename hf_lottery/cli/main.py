@@ -1,0 +1,239 @@
+"""hf-lottery: the commands. Each is a few lines that call what the package's other files do.
+
+Nothing heavy is imported before a command needs it: `--help`, `ls` and `cp` answer without torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from hf_lottery import __version__
+
+app = typer.Typer(
+    help="Find, verify and publish lottery tickets. A recipe says what is trained, pruned and compared.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a name that `ls` lists.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer evaluates it on Python 3.10
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings that go before the file's.", show_default=False),
+]
+
+
+def main() -> None:
+    """Run the command line. What the user can put right is one message on stderr and exit status 2."""
+    try:
+        app(prog_name="hf-lottery")
+    except (ValueError, OSError) as error:
+        print(_message(error), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _message(error: ValueError | OSError) -> str:
+    from hf_lottery.recipe.errors import RecipeError
+
+    if isinstance(error, RecipeError):
+        return str(error)  # a line for each problem, each with its place
+    if isinstance(error, OSError) and error.strerror:
+        return f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else "")
+    return f"hf-lottery: {error}"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"hf_lottery {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Find, verify and publish lottery tickets."""
+
+
+@app.command()
+def ls() -> None:
+    """List the bundled recipes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from hf_lottery.bundled import bundled_recipes, description
+
+    table = Table("recipe", "what it is", box=None, header_style="bold")
+    for name, path in bundled_recipes().items():
+        table.add_row(name, description(path))
+    Console().print(table)
+
+
+@app.command()
+def cp(
+    name: Annotated[str, typer.Argument(help="A name that `ls` lists.")],
+    destination: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="DEST", help="File or folder; here if left out.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Copy a bundled recipe, to edit it."""
+    from hf_lottery.bundled import find_recipe
+
+    source = find_recipe(name)
+    target = destination or Path()
+    if target.is_dir():
+        target = target / source.name
+    if target.exists() and not force:
+        raise FileExistsError(f"{target} is there already; give another destination, or --force to write over it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    print(f"{target}: check it with `hf-lottery check {target}`, run it with `hf-lottery run {target}`")
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Check a recipe without running it, and say what it would train."""
+    from hf_lottery.recipe.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from hf_lottery.recipe.summary import summary
+
+    print(summary(loaded))
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and train nothing.")] = False,
+    workers: Annotated[int, typer.Option(metavar="N", help="Train N networks side by side on this machine.")] = 1,
+    launcher: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME:N", help="N processes of this machine: ddp:2, fsdp2:4, deepspeed_zero3:8."),
+    ] = None,
+    submit: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="CLUSTER", help="Queue the workers on a cluster: slurm, or local to try it here."),
+    ] = None,
+    as_worker: Annotated[bool, typer.Option("--as-worker", hidden=True)] = False,
+) -> None:
+    """Train what a recipe describes; a second time, continue where it stopped."""
+    words = [recipe, *(overrides or [])]
+    from hf_lottery.recipe.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if launcher is not None and (workers != 1 or submit is not None):
+        raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
+    if plan:
+        from hf_lottery.runner.plan import make_plan
+
+        print(make_plan(loaded))
+    elif launcher is not None:  # the recipe was read before: what is wrong with it is said once, not by every process
+        from hf_lottery.runner.launch import relaunch
+
+        raise typer.Exit(relaunch(launcher, ["run", *words]))
+    elif as_worker:
+        from hf_lottery.runner.workers import work
+
+        work(loaded)
+    elif submit is not None:
+        from hf_lottery.runner.workers import submit as submit_workers
+
+        submit_workers(loaded, words, workers, submit)
+    elif workers != 1:
+        from hf_lottery.runner.workers import run_side_by_side
+
+        run_side_by_side(loaded, words, workers)
+    else:
+        from hf_lottery.distributed.processes import leave
+        from hf_lottery.runner.run import run as run_recipe
+
+        run_recipe(loaded)
+        leave()
+
+
+OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]
+
+
+@app.command()
+def report(
+    output_dir: OutputFolder,
+    tolerance: Annotated[float, typer.Option(help="Of matching: 0.002 is 0.2 points of accuracy.")] = 0.002,
+    bars: Annotated[str, typer.Option(help="min-max over replicates, or interval (95% Student-t).")] = "min-max",
+) -> None:
+    """Write a run's report: a page, Markdown for the card, and the plots. Unfinished runs have one too."""
+    from hf_lottery.report.report import write_report
+
+    print(write_report(output_dir, tolerance, bars))
+
+
+@app.command()
+def instability(
+    output_dir: OutputFolder,
+    number: Annotated[int, typer.Option("--round", help="Whose mask; 0 is the dense network.")],
+    rewind_step: Annotated[int, typer.Option(help="The step k from which the copies are trained.")],
+    seeds: Annotated[str, typer.Option(help="Data orders, one a copy.")] = "1,2,3",
+) -> None:
+    """Measure instability: train copies from step k under several data orders, and the error between them."""
+    from hf_lottery.cli.instability import instability_of_run
+
+    try:
+        orders = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds is {seeds!r}; it must be whole numbers, such as 1,2,3") from None
+    instability_of_run(output_dir, number, rewind_step, orders)
+
+
+@app.command()
+def show(
+    source: Annotated[str, typer.Argument(metavar="DIR_OR_REPO", help="A ticket's or run's folder, or a Hub id.")],
+    revision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Branch, tag or commit on the Hub."),
+    ] = None,
+) -> None:
+    """Say what a ticket is: its density per layer and its evidence. Nothing in it is run."""
+    from hf_lottery.cli.ticket import show as show_ticket
+
+    show_ticket(source, revision)
+
+
+@app.command()
+def push(
+    output_dir: Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a run, or a ticket's.")],
+    repo_id: Annotated[str, typer.Argument(metavar="YOU/NAME", help="The repository; made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it a private repository.")] = False,
+    commit_message: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--message", "-m", help="Of the commit."),
+    ] = None,
+) -> None:
+    """Publish a run's ticket on the Hub, with its card."""
+    from hf_lottery.cli.ticket import push as push_ticket
+
+    print(push_ticket(output_dir, repo_id, private=private or None, commit_message=commit_message))
+
+
+@app.command()
+def export(
+    source: Annotated[str, typer.Argument(metavar="TICKET_OR_UNIT", help="A ticket's or a trained network's folder.")],
+    to: Annotated[str, typer.Option("--to", help="adapter, rank-adapter, delta, shira or merged.")],
+    output: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--output", help="Folder to write; exported/FORM in the source's if left out."),
+    ] = None,
+    keep_zeros: Annotated[bool, typer.Option("--keep-zeros", help="merged: leave the base's zeros zero.")] = False,
+) -> None:
+    """Turn a ticket into files that load without hf_lottery: a PEFT adapter, a sparse delta, a plain model."""
+    from hf_lottery.cli.export import export as export_source
+
+    print(export_source(source, to, output, keep_zeros))

@@ -1,0 +1,166 @@
+"""Controls: what a ticket is compared with. Each sets mask and starting weights of a trainer, which then trains."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, set_seed
+
+from hf_lottery.mask import Mask
+from hf_lottery.pruning.selection.select import select
+from hf_lottery.pruning.step import judge, next_mask
+from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.rewinding import get_rng_state, set_rng_state
+from hf_lottery.training.trainer import LotteryMixin
+
+
+def random_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """The ticket's mask over freshly drawn weights, trained from step 0 (Frankle & Carbin 2019, section 2)."""
+    _start(trainer, trainer.round_folder(number).mask(), redraw(trainer.model, seed), from_rewind_point=False)
+
+
+def signed_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """Freshly drawn magnitudes with θ_k's signs under the ticket's mask (Zhou et al. 2019, section 4)."""
+    mask, old = trainer.round_folder(number).mask(), trainer.rewind_point.tensors
+    new = redraw(trainer.model, seed).tensors
+    signed = {name: new[name].abs() * old[name].sign() if name in mask else old[name] for name in old}
+    _start(trainer, mask, RewindPoint(0, signed), from_rewind_point=False)
+
+
+def random_mask(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places."""
+    mask = trainer.round_folder(number).mask().shuffled(torch.Generator().manual_seed(seed))
+    _start(trainer, mask, trainer.rewind_point)
+
+
+def shuffled_weights(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """The ticket's mask over its own surviving θ_k, exchanged at random within each tensor."""
+    mask, generator = trainer.round_folder(number).mask(), torch.Generator().manual_seed(seed)
+    tensors = dict(trainer.rewind_point.tensors)
+    for name in sorted(mask):
+        tensors[name] = _shuffle_survivors(tensors[name], mask[name].cpu(), generator)
+    _start(trainer, mask, RewindPoint(trainer.rewind_point.step, tensors))
+
+
+def no_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """The ticket's mask over the trained weights it was cut from, fine-tuned at the last learning rate (Han 2015)."""
+    trainer.lottery_config.retraining = "fine_tuning"
+    learning_rate_rewinding(trainer, number, seed)
+
+
+def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """The ticket's mask over the trained weights, with the learning-rate schedule of step k (Renda et al. 2020)."""
+    _start(trainer, trainer.round_folder(number).mask(), trainer.round_folder(number - 1).trained())
+
+
+def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
+    """θ_k under a mask cut from the dense network's trained weights in one go, as many weights as the ticket has.
+
+    Where whole groups go (neurons, heads, ranks, rows, n:m), it is the pruning of all rounds in one, by the same rule.
+    """
+    ticket_mask, config = trainer.round_folder(number).mask(), trainer.lottery_config
+    trainer.load_trained(0)
+    if (config.pattern, config.prune_embeddings) == ("weight", None):
+        mask = _cut(trainer, ticket_mask)
+    else:
+        at_once = {name: 1 - (1 - rate) ** number for name, rate in trainer.pruning_rates().items()}
+        trainer.lottery_config = replace(config, pruning_rate=1 - (1 - config.pruning_rate) ** number)
+        mask = next_mask(trainer, trainer.prunable_weights(), at_once)
+    _start(trainer, mask, trainer.rewind_point)
+
+
+def _cut(trainer: LotteryMixin, like: Mask) -> Mask:
+    """Of the network as it is, the best weights: as many as `like` keeps, of every group that is pruned by itself.
+
+    A group is a tensor, or, where scores are compared globally, the tensors of one rate.
+    """
+    config, rates = trainer.lottery_config, trainer.pruning_rates()
+    how = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
+    scores, key = judge(trainer, trainer.prunable_weights(), how)
+    groups: dict[str | float, list[str]] = {}
+    for name in like:
+        group = rates.get(name, config.pruning_rate) if config.scope == "global" else name
+        groups.setdefault(group, []).append(name)
+    tensors = {}
+    for names in groups.values():
+        alive = Mask({name: torch.ones_like(like[name]) for name in names})
+        pruned = sum(int((~like[name]).sum()) for name in names)
+        tensors.update(select({name: scores[name] for name in names}, alive, pruned, key=key))
+    return Mask({name: tensors[name] for name in like})
+
+
+CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {
+    "random_reinit": random_reinit,
+    "random_mask": random_mask,
+    "no_rewinding": no_rewinding,
+    "learning_rate_rewinding": learning_rate_rewinding,
+    "one_shot": one_shot,
+    "shuffled_weights": shuffled_weights,
+    "signed_reinit": signed_reinit,
+}
+
+
+def control_seed(seed: int, control: str, number: int, sample: int) -> int:
+    """The seed of a control's own random draws: another for each, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{control}/{number}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def redraw(model: nn.Module, seed: int) -> RewindPoint:
+    """Weights as `model` would have if it were initialised at random under `seed`; `model` is left as it is.
+
+    A PreTrainedModel is made anew from its config; of a PEFT model the adapters alone are drawn again; any other
+    module must have `reset_parameters` wherever it has parameters.
+    """
+    state = get_rng_state()
+    set_seed(seed)
+    try:
+        if isinstance(model, PeftModel):
+            fresh = _redraw_adapters(model)
+        elif isinstance(model, PreTrainedModel):
+            fresh = RewindPoint.capture(type(model)(copy.deepcopy(model.config)))
+        else:
+            clone = copy.deepcopy(model)
+            for name, module in clone.named_modules():
+                if any(True for _ in module.parameters(recurse=False)):
+                    if not callable(getattr(module, "reset_parameters", None)):
+                        raise ValueError(
+                            f"'{name}' ({type(module).__name__}) has no reset_parameters: cannot redraw it"
+                        )
+                    module.reset_parameters()
+            fresh = RewindPoint.capture(clone)
+    finally:
+        set_rng_state(state)
+    names = {name for name, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers()).keys()
+    return RewindPoint(0, {name: value for name, value in fresh.tensors.items() if name in names})
+
+
+def _redraw_adapters(model: PeftModel) -> RewindPoint:
+    before = RewindPoint.capture(model)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            for adapter in module.active_adapters:
+                module.reset_lora_parameters(adapter, model.peft_config[adapter].init_lora_weights)
+    fresh = RewindPoint.capture(model)
+    before.restore(model)
+    return fresh
+
+
+def _start(trainer: LotteryMixin, mask: Mask, weights: RewindPoint, from_rewind_point: bool = True) -> None:
+    weights.restore(trainer.model)
+    trainer.mask = mask
+    trainer.restart(from_rewind_point)
+
+
+def _shuffle_survivors(value: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:
+    value = value.clone()
+    survivors = value[kept]
+    value[kept] = survivors[torch.randperm(survivors.numel(), generator=generator)]
+    return value

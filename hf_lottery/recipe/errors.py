@@ -1,0 +1,172 @@
+"""What is wrong with a recipe, all at once: each problem with its line, its key, its value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import ValidationError
+
+from hf_lottery.recipe.yaml import Keys
+
+# What pydantic calls a failed type -> what the value must be. Bounds and choices are said by `_allowed` below.
+_KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "finite_number": "a finite number",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "set": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "model_attributes": "a mapping",
+    "dataclass": "a mapping",
+    "none_required": "null",
+}
+_BOUNDS = {
+    "greater_than": "above {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "below {lt}",
+    "less_than_equal": "{le} or less",
+}
+_NOT_YAML_BOOLEANS = ("yes", "no", "on", "off", "y", "n", "1", "0")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Args:
+        place: `recipes/x.yaml:12`, or `override 'a.b=c'`.
+        line: for the order: the file's problems by line, then the overrides'.
+        message: one sentence that names the dotted key.
+    """
+
+    place: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run. `problems` lists everything that is wrong with it; str() is a line for each."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def shown(value: Any) -> str:
+    """A value as an error names it: as Python writes it, cut short."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def nearest(value: Any, choices: Iterable[str]) -> str:
+    """How a sentence ends: with "did you mean 'x'?" where a choice is close to the value, with '' where none is."""
+    close = get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterable[str] = ()) -> str:
+    """The sentence for a key that is not there, with the nearest that is, or the section that does have it.
+
+    Args:
+        path: of the key, as written.
+        known: the keys that are allowed in its place.
+        owner: what they are settings of, such as TrainingArguments.
+        elsewhere: sections that have a key of just this name.
+    """
+    known, key = list(known), path[-1]
+    close = get_close_matches(key, known, n=1)
+    if places := [f"'{other}.{key}'" for other in elsewhere]:
+        hint = f"did you mean {' or '.join(places)}?"
+    elif close:
+        hint = f"did you mean '{close[0]}'?"
+    elif len(known) <= 12:
+        hint = f"it takes {', '.join(known)}"
+    else:
+        hint = f"see {owner}'s documentation for what there is"
+    return f"{'.'.join(path)} is not a {'setting' if path[1:] else 'section'} of {owner}; {hint}"
+
+
+def sentences(error: ValidationError, value: Any, section: Keys, owner: str) -> list[tuple[Keys, str]]:
+    """pydantic's errors as (path, sentence), one a value: what a union's members say is put together.
+
+    Args:
+        error: from validating `value`.
+        value: plain lists, dicts and scalars.
+        section: the path that `value` stands at.
+        owner: what the keys are settings of.
+    """
+    grouped: dict[Keys, list[dict]] = {}
+    for entry in error.errors(include_url=False):
+        grouped.setdefault(_real_path(entry["loc"], value, entry["type"]), []).append(entry)
+    return [
+        (section + path, _sentence(section + path, _at(value, path), entries, owner))
+        for path, entries in grouped.items()
+    ]
+
+
+def _real_path(loc: tuple, value: Any, kind: str) -> Keys:
+    """The part of pydantic's `loc` that names places in the value: the rest are a union's members."""
+    path: Keys = ()
+    for index, part in enumerate(loc):
+        if kind == "missing" and index == len(loc) - 1:
+            return (*path, str(part))
+        in_list = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if in_list or (isinstance(value, dict) and part in value):
+            value = value[part]
+            path = (*path, str(part))
+    return path
+
+
+def _at(value: Any, path: Keys) -> Any:
+    for part in path:
+        value = value[int(part)] if isinstance(value, list) else value.get(part)
+    return value
+
+
+def _sentence(path: Keys, value: Any, entries: list[dict], owner: str) -> str:
+    name, first = ".".join(path), entries[0]
+    if first["type"] == "missing":
+        return f"{name} is missing; {owner} needs it"
+    if first["type"] == "extra_forbidden":
+        return f"{name} is not a setting of {owner}"
+    if first["type"] in ("value_error", "assertion_error"):
+        reason = str(first["ctx"]["error"])
+        if reason.startswith(name):
+            return reason
+        return f"{name}: {reason}" if isinstance(value, dict) else f"{name} is {shown(value)}; {reason}"
+    allowed = " or ".join(dict.fromkeys(_allowed(entry, value) for entry in entries))
+    return f"{name} is {shown(value)}; it must be {allowed}{_did_you_mean(entries, value)}"
+
+
+def _allowed(entry: dict, value: Any) -> str:
+    kind, context = entry["type"], entry.get("ctx", {})
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**context)
+    if kind in ("literal_error", "enum"):
+        return f"one of {', '.join(_choices(entry))}"
+    base = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    allowed = _KINDS.get(base, entry["msg"][:1].lower() + entry["msg"][1:])
+    if base == "bool" and str(value).lower() in _NOT_YAML_BOOLEANS:
+        allowed += " (YAML has no other words for them)"
+    if base == "int" and isinstance(value, float) and value.is_integer():
+        allowed += f": write {int(value)}"
+    return allowed
+
+
+def _did_you_mean(entries: list[dict], value: Any) -> str:
+    choices = [choice for entry in entries if entry["type"] in ("literal_error", "enum") for choice in _choices(entry)]
+    return nearest(value, choices)
+
+
+def _choices(entry: dict) -> list[str]:
+    return [choice.strip("'") for choice in entry["ctx"]["expected"].replace(" or ", ", ").split(", ")]

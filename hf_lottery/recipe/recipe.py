@@ -1,0 +1,197 @@
+"""A recipe file -> a Recipe: its sections checked, every error at once; from there the objects they describe."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from hf_lottery import __version__
+from hf_lottery.bundled import description, find_recipe, recipe_name
+from hf_lottery.config import AUTO, LotteryConfig
+from hf_lottery.recipe.check import check_sections, refusal, typed
+from hf_lottery.recipe.errors import RecipeError
+from hf_lottery.recipe.sections import Experiment, Hub, ModelSection
+from hf_lottery.recipe.source import Source, read_source
+from hf_lottery.recipe.yaml import write_yaml
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig, TrainingArguments
+
+# What may change between two runs into the same output folder: it shows or stores results, and alters none.
+EXEMPT = (
+    r"training\.(output_dir|disable_tqdm|report_to|run_name|project|trackio_\w+|log_level\w*|log_on_each_node)"
+    r"|training\.(logging_(strategy|steps|first_step)|push_to_hub|hub_\w+|save_total_limit)"
+    r"|hub(\..*)?"
+)
+
+
+class Recipe(BaseModel):
+    """A recipe that was read and checked.
+
+    Attributes:
+        name: a bundled recipe's name, or the file's name without `.yaml`.
+        description: the file's first comment line.
+        model, experiment, hub: the sections; hub is None where the recipe has none.
+        metrics: names of what is measured beside the task's own metric; None if not wanted.
+        data: the section, as the task's own `Data`.
+        training, lottery, peft, quantization: what the recipe gives of TrainingArguments, LotteryConfig, LoraConfig
+            and BitsAndBytesConfig; `training` always has output_dir; peft and quantization are None if not wanted.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+    name: str
+    description: str
+    model: ModelSection
+    data: BaseModel
+    metrics: list[str] | None
+    training: dict[str, Any]
+    lottery: dict[str, Any]
+    peft: dict[str, Any] | None
+    quantization: dict[str, Any] | None
+    experiment: Experiment
+    hub: Hub | None
+    _source: Source = PrivateAttr()
+    _words: list[str] = PrivateAttr()
+
+    def training_arguments(self, **changes: Any) -> TrainingArguments:
+        """TrainingArguments of the section `training`, with `changes` over them.
+
+        Raises:
+            RecipeError: TrainingArguments refuses them, or this machine cannot do what they ask for.
+        """
+        from transformers import TrainingArguments
+
+        return self._build(TrainingArguments, "training", {**self.training, **changes})
+
+    def lottery_config(self) -> LotteryConfig:
+        """LotteryConfig of the section `lottery`."""
+        return LotteryConfig(**self.lottery)
+
+    def lora_config(self) -> LoraConfig | None:
+        """LoraConfig of the section `peft`, None without one."""
+        if self.peft is None:
+            return None
+        from peft import LoraConfig
+
+        return self._build(LoraConfig, "peft", typed("peft", self.peft))
+
+    def quantization_config(self) -> BitsAndBytesConfig | None:
+        """BitsAndBytesConfig of the section `quantization`, None without one."""
+        if self.quantization is None:
+            return None
+        from transformers import BitsAndBytesConfig
+
+        return self._build(BitsAndBytesConfig, "quantization", typed("quantization", self.quantization))
+
+    def resolved(self) -> dict[str, Any]:
+        """The sections as plain values: what was given, and our defaults where nothing was."""
+        controls = {
+            control.name: control.model_dump(exclude={"name"}, exclude_none=True)
+            for control in self.experiment.controls
+        }
+        sections = {
+            "model": self.model.model_dump(exclude_none=True, exclude_defaults=True),
+            "data": self.data.model_dump(mode="json", exclude_none=True),
+            "metrics": self.metrics,
+            "training": self.training,
+            "lottery": self.lottery_config().to_dict(),
+            "peft": self.peft,
+            "quantization": self.quantization,
+            "experiment": {"replicates": self.experiment.replicates, "controls": controls},
+            "hub": None if self.hub is None else self.hub.model_dump(exclude_none=True),
+        }
+        return {name: values for name, values in sections.items() if values is not None}
+
+    def to_yaml(self) -> str:
+        """`resolved()` as a recipe file, for the output folder and the ticket; without the tokens of accounts."""
+        first = f"# {self.description}\n\n" if self.description else ""
+        values = write_yaml(without_tokens(self.resolved()))
+        return f"{first}{values}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
+
+    def command(self) -> str:
+        """The command that runs it, with the name and the overrides that it was loaded by."""
+        return shlex.join(["hf-lottery", "run", *self._words])
+
+    def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
+        try:
+            return cls(**values)
+        except (ValueError, TypeError, ImportError) as error:
+            raise RecipeError([self._source.problem(*refusal(section, values, error))]) from error
+
+
+def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path_or_name: a recipe file, or the name of a bundled one, such as `quickstart`.
+        overrides: `section.key=value` each, checked like the file.
+
+    Raises:
+        RecipeError: something is wrong with it; everything that is, is listed.
+        FileNotFoundError: there is no such recipe.
+    """
+    path = find_recipe(path_or_name)
+    source = read_source(path, list(overrides))
+    if source.problems and not source.values:  # not YAML: nothing else can be said
+        raise RecipeError(source.problems)
+    name, sections = recipe_name(path), check_sections(source)
+    lottery = sections["lottery"]
+    if lottery.get("rewind_step") == AUTO and not lottery.get("rewind_steps"):
+        sentence = (
+            "lottery.rewind_step is auto; say in lottery.rewind_steps which steps to try, such as [0, 500, 1000]"
+        )
+        source.add(("lottery", "rewind_step"), sentence)
+    if source.problems:
+        raise RecipeError(source.problems)
+    if sections["training"].get("output_dir") is None:
+        sections["training"]["output_dir"] = f"outputs/{name}"
+    if isinstance(sections["training"]["output_dir"], str):  # TrainingArguments does so too, and both must agree
+        sections["training"]["output_dir"] = os.path.expanduser(sections["training"]["output_dir"])
+    recipe = Recipe(name=name, description=description(path), **sections)
+    recipe._source = source
+    recipe._words = [path_or_name, *overrides]
+    recipe.lora_config()  # these two are quick to build; TrainingArguments looks at the machine, and waits for `check`
+    recipe.quantization_config()
+    return recipe
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Where two recipes would give other results: dotted key -> (old value, new value), None where not given.
+
+    Keys that only show or store results (EXEMPT: output_dir, report_to, logging, hub, …) are left out.
+    """
+    from transformers import TrainingArguments
+
+    defaults = {f"training.{field.name}": field.default for field in fields(TrainingArguments)}
+    before, after = defaults | _flat(old.resolved()), defaults | _flat(new.resolved())
+    return {
+        key: (before.get(key), after.get(key))
+        for key in (before | after)
+        if before.get(key) != after.get(key) and not re.fullmatch(EXEMPT, key)
+    }
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {
+            key: leaf
+            for name, below in value.items()
+            for key, leaf in _flat(below, f"{path}.{name}" if path else name).items()
+        }
+    return {path: value}
+
+
+def without_tokens(values: dict[str, Any]) -> dict[str, Any]:
+    """A resolved recipe without what TrainingArguments takes as secrets: it is written down, and published."""
+    training = {
+        key: value for key, value in values["training"].items() if key not in ("hub_token", "push_to_hub_token")
+    }
+    return {**values, "training": training}

@@ -1,0 +1,141 @@
+"""Sections whose keys are another class's arguments: which there are, and of what type.
+
+`training` is TrainingArguments, `lottery` LotteryConfig, `peft` LoraConfig, `quantization` BitsAndBytesConfig. Names
+and types are read off those classes, so that a new release's settings are there at once. transformers' own parser
+checks no types; here 2.5 for a whole number and "no" for a boolean are errors.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from hf_lottery.config import LotteryConfig
+from hf_lottery.recipe.errors import sentences, unknown_key
+from hf_lottery.recipe.yaml import Keys
+
+DTYPES = Literal["float32", "bfloat16", "float16"]
+# TrainingArguments takes any number here, and training then fails, or goes uphill, minutes later
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "warmup_steps": 0,
+    "seed": 0,
+}
+OWNERS = {
+    "training": "TrainingArguments",
+    "lottery": "LotteryConfig",
+    "peft": "LoraConfig",
+    "quantization": "BitsAndBytesConfig",
+}
+
+
+@cache
+def settings_of(section: str) -> dict[str, Any]:
+    """The settings of a section: name -> type. Imports the class they belong to, and with it torch."""
+    if section == "training":
+        from transformers import TrainingArguments
+
+        settings = _dataclass_settings(TrainingArguments)
+        return settings | {name: Annotated[settings[name], Field(ge=least)] for name, least in _LEAST.items()}
+    if section == "lottery":
+        return _dataclass_settings(LotteryConfig)
+    if section == "peft":
+        from peft import LoraConfig
+
+        settings = _dataclass_settings(LoraConfig)
+        # LoraConfig's own list of values has 'pissa_niter_[number of iters]' where a number must be written
+        settings["init_lora_weights"] |= Annotated[str, StringConstraints(pattern=r"^pissa_niter_\d+$")]
+        return settings
+    return _quantization_settings()
+
+
+def check_settings(
+    section: str, given: dict[str, Any], settings: dict[str, Any], elsewhere: Callable[[Keys], list[str]]
+) -> tuple[dict[str, Any], list[tuple[Keys, str]]]:
+    """Check a section's keys and the types of its values.
+
+    Args:
+        section: such as `training`.
+        given: as read from the recipe.
+        settings: name -> type, of `settings_of`.
+        elsewhere: path of an unknown key -> the other sections that have one of its name.
+
+    Returns:
+        The values that are right, as their types want them (nested dataclasses built, 6 as 6.0 where a float is
+        wanted), and (path, sentence) for each that is not.
+    """
+    values, problems = {}, []
+    for key, value in given.items():
+        if key not in settings:
+            path = (section, key)
+            problems.append((path, unknown_key(path, settings, OWNERS[section], elsewhere(path))))
+            continue
+        unknown = _unknown_in_dataclass((section, key), settings[key], value)
+        try:
+            values[key] = TypeAdapter(settings[key]).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            unknown += sentences(error, value, (section, key), OWNERS[section])
+        problems += unknown
+    return values, problems
+
+
+def _dataclass_settings(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {
+        field.name: Literal[tuple(field.metadata["choices"])]
+        if field.metadata.get("choices")
+        else _narrowed(hints[field.name])
+        for field in fields(cls)
+        if field.init
+    }
+
+
+def _narrowed(hint: Any) -> Any:
+    """`SaveStrategy | str` takes the enum's values only: any other text fails when TrainingArguments is built."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    members = get_args(hint)
+    if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
+        members = tuple(member for member in members if member is not str)
+    return Union[members]  # noqa: UP007 - made at run time
+
+
+def _quantization_settings() -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    parameters = inspect.signature(BitsAndBytesConfig.__init__).parameters
+    settings = {
+        name: type(parameter.default)
+        for name, parameter in parameters.items()
+        if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    # their defaults do not tell what these take
+    settings["llm_int8_skip_modules"] = list[str] | None
+    settings["bnb_4bit_compute_dtype"] = DTYPES | None
+    settings["bnb_4bit_quant_storage"] = Literal["uint8", "int8", "float32", "bfloat16", "float16", "float64"] | None
+    settings["bnb_4bit_quant_type"] = Literal["fp4", "nf4"]
+    return settings
+
+
+def _unknown_in_dataclass(path: Keys, hint: Any, value: Any) -> list[tuple[Keys, str]]:
+    """Unknown keys of a nested config such as peft's EvaConfig, which would go unnoticed."""
+    for cls in (hint, *get_args(hint)):
+        if is_dataclass(cls) and isinstance(value, dict):
+            known = [field.name for field in fields(cls)]
+            return [
+                ((*path, key), unknown_key((*path, key), known, cls.__name__)) for key in value if key not in known
+            ]
+    return []

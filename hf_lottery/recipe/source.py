@@ -1,0 +1,102 @@
+"""A recipe file with its overrides, before it is checked: plain values, and the place that each of them comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_lottery.recipe.errors import Problem, shown
+from hf_lottery.recipe.yaml import Keys, read_yaml
+
+
+@dataclass
+class Source:
+    """What is written where.
+
+    Attributes:
+        values: section -> its values.
+        places: path of keys -> (place to name in an error, its line for the order).
+        problems: what is wrong so far.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Keys, tuple[str, int]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, path: Keys, sentence: str) -> None:
+        """Add a problem with the value at `path`, or with the nearest above it that is written down."""
+        self.problems.append(self.problem(path, sentence))
+
+    def problem(self, path: Keys, sentence: str) -> Problem:
+        """The same, without adding it."""
+        while path not in self.places:
+            path = path[:-1]
+        place, line = self.places[path]
+        return Problem(place, line, sentence)
+
+
+def read_source(path: Path, overrides: list[str]) -> Source:
+    """Read a recipe file and put the overrides over it.
+
+    Args:
+        path: of the file.
+        overrides: `a.b=c` each; c is read as YAML. A later one wins.
+
+    Returns:
+        The values, with what is not YAML among `problems`.
+    """
+    name = _short(path)
+    source = Source(places={(): (f"{name}:1", 1)})
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the text
+    except UnicodeDecodeError as error:
+        source.add((), f"is not text in UTF-8 (byte {error.start} is not); save it as UTF-8")
+        return source
+    located = read_yaml(text)
+    source.places |= {keys: (f"{name}:{line}", line) for keys, line in located.lines.items() if keys}
+    for line, keys, sentence in located.problems:
+        source.problems.append(Problem(f"{name}:{line}", line, " ".join([*filter(None, [".".join(keys)]), sentence])))
+    if isinstance(located.value, dict):
+        source.values = located.value
+    elif not located.problems:
+        what = "is empty" if located.value is None else f"is {shown(located.value)}"
+        source.add((), f"{what}; a recipe is a mapping with the sections model, data, training, …")
+    for number, override in enumerate(overrides):
+        _override(source, override, number)
+    return source
+
+
+def _override(source: Source, override: str, number: int) -> None:
+    place = (f"override '{override}'", 10**9 + number)
+    dotted, equals, text = override.partition("=")
+    keys = tuple(dotted.split("."))
+    if not equals or not all(keys):
+        source.problems.append(
+            Problem(*place, "an override is written section.key=value, such as training.max_steps=1000")
+        )
+        return
+    located = read_yaml(text)
+    for _, below, sentence in located.problems:
+        source.problems.append(Problem(*place, f"{'.'.join(keys + below)} {sentence}"))
+    if located.problems:
+        return
+    values = source.values
+    for depth, key in enumerate(keys[:-1], start=1):
+        if values.get(key) is None:
+            values[key] = {}
+            source.places[keys[:depth]] = place
+        values = values[key]
+        if not isinstance(values, dict):
+            above = ".".join(keys[:depth])
+            source.problems.append(Problem(*place, f"{above} is {shown(values)}, which has no keys to override"))
+            return
+    values[keys[-1]] = located.value
+    source.places = {path: where for path, where in source.places.items() if path[: len(keys)] != keys}
+    source.places[keys] = place
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory where it lies below, as one would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,77 @@
+"""Mask overlap: how much of their masks two replicates share, and how much chance alone would give."""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import combinations
+from pathlib import Path
+from typing import TypedDict
+
+from hf_lottery.mask import Mask
+from hf_lottery.results.results import TICKET, Results, unit_folder, unit_of
+from hf_lottery.training.network_folder import MASK_FILE, read_mask
+
+
+class Overlap(TypedDict):
+    """One round: Jaccard overlap over all pairs of replicates (mean, min, max), chance, and `n`, how many pairs."""
+
+    round: int
+    density: float
+    jaccard: float
+    minimum: float
+    maximum: float
+    chance: float
+    n: int
+
+
+def jaccard(a: Mask, b: Mask) -> float:
+    """Weights that both masks keep / weights that either keeps, over all tensors; NaN when neither keeps any."""
+    union = (a | b).count()
+    return (a & b).count() / union if union else math.nan
+
+
+def chance(a: Mask, b: Mask) -> float:
+    """The Jaccard overlap of two random masks with as many kept weights in every tensor as `a` and `b` have.
+
+    Of n weights, random choices of i and j share i·j/n on average (hypergeometric mean), so the overlap is
+    Σ i·j/n / Σ (i + j − i·j/n) over the tensors; for one tensor of density d in both masks, d / (2 − d).
+    """
+    shared = either = 0.0
+    ours, theirs = a.counts(), b.counts()
+    for name, (kept, total) in ours.items():
+        both = kept * theirs[name][0] / total
+        shared += both
+        either += kept + theirs[name][0] - both
+    return shared / either if either else math.nan
+
+
+def overlaps(output_dir: str | os.PathLike, results: Results) -> list[Overlap]:
+    """The overlap of the ticket's masks between replicates, a row a round from round 1.
+
+    A replicate without its mask file is left out; with fewer than two masks `n` is 0 and the values are NaN.
+    """
+    rows = []
+    for round in results.rounds(TICKET):
+        if round == 0:
+            continue
+        masks = _masks(output_dir, results, round)
+        pairs = [(jaccard(a, b), chance(a, b)) for a, b in combinations(masks, 2)]
+        found = [pair[0] for pair in pairs] or [math.nan]
+        rows.append(
+            Overlap(
+                round=round,
+                density=results.density(TICKET, round),
+                jaccard=sum(found) / len(found),
+                minimum=min(found),
+                maximum=max(found),
+                chance=sum(pair[1] for pair in pairs) / len(pairs) if pairs else math.nan,
+                n=len(pairs),
+            )
+        )
+    return rows
+
+
+def _masks(output_dir: str | os.PathLike, results: Results, round: int) -> list[Mask]:
+    paths = [unit_folder(Path(output_dir), unit_of(line)) / MASK_FILE for line in results.select(TICKET, round)]
+    return [read_mask(path) for path in paths if path.is_file()]

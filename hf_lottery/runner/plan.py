@@ -1,0 +1,211 @@
+"""`hf-lottery run --plan`: how many networks, how long, how much disk and memory.
+
+Time is from a short calibration on this machine; for a language model that cannot be trained here, an estimate.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
+
+from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.runner.build import build_trainer, load_data, make_experiment
+from hf_lottery.runner.memory import GIB, Size, memory_of_this_machine, network_size
+from hf_lottery.runner.speed import Speed, estimate_speed
+from hf_lottery.tasks.causal_lm import has_weights, load_rows
+from hf_lottery.ticket.rewind_point import RewindPoint
+
+WARM_UP_STEPS, TIMED_STEPS = 10, 40
+LONGEST_CALIBRATION = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do, and what it takes.
+
+    Args:
+        networks, finished: how many there are, and how many of them the output folder holds already.
+        steps: optimizer steps of one network; None: not known, for the data cannot be had.
+        evaluations: evaluations of one network; None where they depend on the steps.
+        seconds_a_step, seconds_an_evaluation: of one worker.
+        bytes_a_network: what a finished network leaves on disk, without the Trainer's own checkpoints.
+        free_bytes: room left where the output folder is.
+        source: where the seconds are from.
+        memory: of a language model: its counts and the bytes that training it takes, counted.
+    """
+
+    networks: int
+    finished: int
+    steps: int | None
+    evaluations: int | None
+    seconds_a_step: float
+    seconds_an_evaluation: float
+    bytes_a_network: int
+    free_bytes: int
+    source: str = "by a calibration just now"
+    memory: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """For what is left, with one worker; None: not known."""
+        if self.steps is None:
+            return None
+        of_one = self.steps * self.seconds_a_step + self.evaluations * self.seconds_an_evaluation
+        return (self.networks - self.finished) * of_one
+
+    @property
+    def bytes(self) -> int:
+        """For what is left."""
+        return (self.networks - self.finished) * self.bytes_a_network
+
+    def __str__(self) -> str:
+        left = self.networks - self.finished
+        steps = "an unknown number of steps" if self.steps is None else f"{self.steps:,} steps"
+        evaluations = "evaluations" if self.evaluations is None else f"{self.evaluations:,} evaluations"
+        slow = self.seconds_a_step > 1
+        pace = f"of {_seconds(self.seconds_a_step)}" if slow else f"at {1 / self.seconds_a_step:.3g} a second"
+        if self.seconds is None:
+            thousand = timedelta(seconds=round(1000 * self.seconds_a_step))
+            time = f"{thousand} for 1,000 steps of one network"
+        else:
+            time = f"{timedelta(seconds=round(self.seconds))} with one worker"
+        return "\n".join(
+            [
+                f"networks  {self.networks}, of which {self.finished} are finished and {left} are left",
+                f"each      {steps} {pace}, {evaluations} of {_seconds(self.seconds_an_evaluation)}",
+                f"time      {time}, {self.source}",
+                f"disk      {self.bytes / 2**20:,.1f} MiB needed, {self.free_bytes / 2**20:,.0f} MiB free",
+                *([f"memory    {self.memory}"] if self.memory else []),
+            ]
+        )
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """Count what is left, and time a step: of the dense network where it can be trained here, else estimated."""
+    if recipe.data.task != "causal_lm":
+        return _calibrated(recipe, None)
+    size = network_size(recipe)
+    speed = estimate_speed(recipe)
+    calibration = timedelta(seconds=round(speed.step * (WARM_UP_STEPS + TIMED_STEPS)))
+    if size.total > (memory := memory_of_this_machine(recipe)):
+        why = f"it does not fit the {memory / GIB:.1f} GiB here"
+    elif not has_weights(recipe.model):
+        why = "its weights are not on this machine"
+    elif calibration > LONGEST_CALIBRATION:
+        why = f"a calibration would take {calibration}"
+    else:
+        return _calibrated(recipe, str(size))
+    return _estimated(recipe, size, speed, why)
+
+
+def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
+    """Train the dense network for a few steps, in a folder that is thrown away, and reckon the rest from it."""
+    root = Path(recipe.training["output_dir"])
+    experiment, data = make_experiment(recipe, root), load_data(recipe)
+    short = {"max_steps": WARM_UP_STEPS + TIMED_STEPS, "eval_strategy": "no", "save_strategy": "no"}
+    calibration = recipe.model_copy(
+        update={
+            "training": {**recipe.training, **short, "load_best_model_at_end": False},
+            "lottery": {**recipe.lottery, "num_rounds": 0, "rewind_step": 0},
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(calibration, data, experiment.seed, Path(folder))
+        trainer.add_callback(clock := _Clock())
+        trainer.train()
+        started = time.perf_counter()
+        trainer.evaluate()
+        evaluation = time.perf_counter() - started
+        trained = sum(value.nbytes for value in RewindPoint.capture(trainer.model).tensors.values())
+    steps = _steps(recipe, len(trainer.get_train_dataloader()))
+    return Plan(
+        **_counts(experiment),
+        steps=steps,
+        evaluations=_evaluations(recipe, steps),
+        seconds_a_step=clock.seconds_a_step,
+        seconds_an_evaluation=evaluation,
+        bytes_a_network=trained + (trainer.mask.numel() + 7) // 8,
+        memory=memory,
+    )
+
+
+def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
+    """Of a language model that is not trained here: neither its weights nor a tokenizer are read.
+
+    Rows are counted as they are in the data: those without an answer too, and before packing.
+    """
+    arguments = recipe.training_arguments()
+    rows, unknown = None, ""
+    try:
+        rows = {name: len(part) for name, part in load_rows(recipe.data).items()}
+    except ValueError as error:
+        if recipe.data.path is not None:
+            raise
+        unknown = f"; how many steps an epoch has is not known: {error}" if arguments.max_steps <= 0 else ""
+    steps = _steps(recipe, None if rows is None else -(-rows["train"] // arguments.train_batch_size))
+    rows = rows or {"validation": recipe.data.validation_size, "test": recipe.data.test_size}
+    measured_on = (rows["validation"] + rows["test"]) * recipe.data.max_length
+    return Plan(
+        **_counts(make_experiment(recipe, Path(recipe.training["output_dir"]))),
+        steps=steps,
+        evaluations=_evaluations(recipe, steps),
+        seconds_a_step=speed.step,
+        seconds_an_evaluation=measured_on * speed.forward,
+        bytes_a_network=size.gradients + (size.prunable + 7) // 8,
+        source=f"{speed}; {why}{unknown}",
+        memory=str(size),
+    )
+
+
+def _counts(experiment: Experiment) -> dict[str, int]:
+    there = next(path for path in (experiment.root, *experiment.root.absolute().parents) if path.is_dir())
+    units, pending = experiment.units(), experiment.pending()
+    return {
+        "networks": len(units),
+        "finished": len(units) - len(pending),
+        "free_bytes": shutil.disk_usage(there).free,
+    }
+
+
+class _Clock(TrainerCallback):
+    """Times the steps after the first few, which pay for warming up."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == WARM_UP_STEPS:
+            self._started = time.perf_counter()
+        if state.global_step == WARM_UP_STEPS + TIMED_STEPS:
+            self.seconds_a_step = (time.perf_counter() - self._started) / TIMED_STEPS
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def _steps(recipe: Recipe, batches: int | None) -> int | None:
+    """Of one network, whose epoch has so many batches; None: not known."""
+    arguments = recipe.training_arguments()
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    if batches is None:
+        return None
+    return math.ceil(-(-batches // arguments.gradient_accumulation_steps) * arguments.num_train_epochs)
+
+
+def _evaluations(recipe: Recipe, steps: int | None) -> int | None:
+    """While training, and at its end."""
+    arguments = recipe.training_arguments()
+    if arguments.eval_strategy == IntervalStrategy.STEPS:
+        if steps is None:
+            return None
+        every = arguments.eval_steps if arguments.eval_steps >= 1 else math.ceil(arguments.eval_steps * steps)
+        return math.ceil(steps / every)
+    return math.ceil(arguments.num_train_epochs) if arguments.eval_strategy == IntervalStrategy.EPOCH else 1

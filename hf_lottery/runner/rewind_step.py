@@ -1,0 +1,71 @@
+"""`lottery.rewind_step: auto`: the earliest step of a list from which the dense network trains stably."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+from hf_lottery.config import AUTO
+from hf_lottery.distributed.processes import world_size
+from hf_lottery.experiment.instability import measure_instability
+from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.results.linear_path import STABLE_BELOW, earliest_stable_step
+from hf_lottery.runner.build import build_trainer, load_data
+from hf_lottery.training.network_folder import write_text
+
+DECISION_FILE = "rewind_step.json"
+SEEDS = (1, 2)
+
+
+def settle_rewind_step(recipe: Recipe, root: Path) -> Recipe:
+    """The recipe with its rewind step as a number: measured once for an output folder, and kept there.
+
+    From each step k in turn two copies of the first replicate's dense network are trained under different data orders;
+    k is stable when the error barrier on the line between them is below 2%.
+
+    Args:
+        recipe: returned as it is unless its rewind step is auto.
+        root: the output folder.
+
+    Raises:
+        ValueError: no step of the list is stable.
+
+    Source: Frankle et al. 2020 (arXiv 1912.05671), section 3.
+    """
+    if recipe.lottery_config().rewind_step != AUTO:
+        return recipe
+    decision = root / DECISION_FILE
+    if world_size() > 1 and not decision.is_file():
+        raise ValueError("rewind_step auto is measured by one process: run the recipe once without a launcher first")
+    with FileLock(root / ".rewind-step.lock"):
+        if not decision.is_file():
+            write_text(decision, json.dumps(_measure(recipe, root), indent=1) + "\n")
+    return _at(recipe, json.loads(decision.read_text(encoding="utf-8"))["rewind_step"])
+
+
+def _measure(recipe: Recipe, root: Path) -> dict:
+    data, found = load_data(recipe), {}
+
+    def instability_at(step: int) -> float:
+        folder = root / "rewind-step" / f"step-{step}"
+        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder)
+        measured = measure_instability(
+            trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better
+        )
+        found[step] = measured.paths[0].instability
+        return found[step]
+
+    step = earliest_stable_step(recipe.lottery_config().rewind_steps, instability_at)
+    if step is None:
+        measured = ", ".join(f"{value:.1%} at step {k}" for k, value in found.items())
+        raise ValueError(
+            f"lottery.rewind_steps: the dense network is not stable at any of them ({measured}; stable is below "
+            f"{STABLE_BELOW:.0%}): add later steps"
+        )
+    return {"rewind_step": step, "instability": found}
+
+
+def _at(recipe: Recipe, step: int) -> Recipe:
+    return recipe.model_copy(update={"lottery": {**recipe.lottery, "rewind_step": step, "rewind_steps": []}})

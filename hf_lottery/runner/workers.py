@@ -1,0 +1,114 @@
+"""Several workers on one output folder: side by side on this machine, or as jobs of a Slurm cluster.
+
+A worker is the plain `hf-lottery run` without its closing words; file locks keep two from training the same network.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.runner.build import claim_output_folder, make_experiment
+from hf_lottery.runner.rewind_step import settle_rewind_step
+from hf_lottery.runner.run import conclude
+
+WORKER_FLAG = "--as-worker"
+
+
+def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, console: Console | None = None) -> Path:
+    """Run a recipe with `count` workers on this machine, which share its cores, and conclude when all is trained.
+
+    Args:
+        recipe: the recipe.
+        arguments: the recipe's name and overrides as the command line had them.
+        count: how many workers.
+        console: where to print.
+
+    Raises:
+        ValueError: `count` is below 1.
+        ChildProcessError: a worker failed; the others were stopped. What was finished stays.
+    """
+    if count < 1:
+        raise ValueError(f"--workers is {count}; it must be 1 or more")
+    console = console or Console()
+    root = claim_output_folder(recipe)
+    recipe = settle_rewind_step(recipe, root)
+    experiment = make_experiment(recipe, root)
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    command = [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
+    workers = [subprocess.Popen(command, env=environment) for _ in range(min(count, len(experiment.pending())))]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of `finally`
+    try:
+        _watch(workers, experiment, console)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+    experiment.write_results()
+    conclude(recipe, experiment, console)
+    return experiment.root
+
+
+def work(recipe: Recipe) -> None:
+    """Be a worker: train until nothing is left, and print nothing but errors."""
+    root = claim_output_folder(recipe)
+    make_experiment(settle_rewind_step(recipe, root), root).run()
+
+
+def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, console: Console | None = None) -> None:
+    """Queue `count` workers as jobs on a cluster, through submitit; with cluster "local", as processes here.
+
+    Raises:
+        ValueError: submitit is not installed, or there is no such cluster.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError("--submit needs the package submitit: pip install 'hf_lottery[slurm]'") from error
+    if cluster not in ("slurm", "local"):
+        raise ValueError(f"--submit is '{cluster}'; it must be slurm or local")
+    if count < 1:
+        raise ValueError(f"--workers is {count}; it must be 1 or more")
+    console = console or Console()
+    root = claim_output_folder(recipe)
+    executor = submitit.AutoExecutor(folder=root / "jobs", cluster=cluster)
+    executor.update_parameters(name="hf-lottery", timeout_min=60 * 24)
+    command = [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
+    jobs = [executor.submit(submitit.helpers.CommandFunction(command, verbose=False)) for _ in range(count)]
+    console.print(
+        f"{len(jobs)} workers queued ({', '.join(job.job_id for job in jobs)}), logs in {root / 'jobs'}.\n"
+        f"`hf-lottery report {root}` shows what is finished; the same `hf-lottery run` without --submit concludes.",
+        highlight=False,
+    )
+    if cluster == "local":
+        for job in jobs:
+            job.result()
+
+
+def _watch(workers: list[subprocess.Popen], experiment: Experiment, console: Console) -> None:
+    total, shown = len(experiment.units()), -1
+    while any(worker.poll() is None for worker in workers):
+        failed = next((worker for worker in workers if worker.poll()), None)
+        if failed is not None:
+            raise ChildProcessError(
+                f"a worker stopped with exit status {failed.returncode} (its message is above); "
+                "run the same command again to go on with what is left"
+            )
+        done = total - len(experiment.pending())
+        if done != shown:
+            console.print(f"{done} of {total} networks trained", highlight=False)
+            shown = done
+        time.sleep(1)
+    if any(worker.returncode for worker in workers):
+        raise ChildProcessError("a worker failed (its message is above); run the same command again to go on")

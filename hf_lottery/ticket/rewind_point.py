@@ -1,0 +1,105 @@
+"""RewindPoint: the weights and buffers of step k, θ_k, and putting them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hf_lottery.distributed.processes import full, full_shape, named_buffers, named_parameters, named_tensors, write
+
+
+@dataclass
+class RewindPoint:
+    """θ_k: every trainable parameter and every buffer of a model at step k.
+
+    Parameters that are frozen at step k (a LoRA's base model) are not trained, so they are not copied; what changes
+    them otherwise, such as a moving average, is not rewound. Tied parameters are held once, under the name that
+    `named_parameters` gives them.
+
+    Args:
+        step: k, in optimizer steps; 0 is the initial (for a pretrained model the pretrained) value.
+        tensors: parameter or buffer name -> value, on the CPU, in the model's own dtypes.
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def capture(cls, model: nn.Module, step: int = 0, keep: bool = True) -> RewindPoint:
+        """Copy θ_k out of `model`; later training of the model does not touch the copy.
+
+        Args:
+            model: where its weights are sharded, every rank must call this, and they are gathered one at a time.
+            step: k.
+            keep: False: take part in the gathering only, for ranks that do not write; the result is empty.
+        """
+        tensors = {}
+        for name, tensor in _state(model).items():
+            whole = full(tensor)
+            if keep:
+                tensors[name] = whole.cpu().clone()
+        return cls(step, tensors)
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module) -> None:
+        """Copy θ_k back into `model`, in place: its tensors keep their identity, device and dtype.
+
+        Raises:
+            ValueError: a tensor of the rewind point is missing from the model, or has another shape.
+        """
+        state = named_tensors(model)  # also what has been frozen since
+        for name, value in self.tensors.items():
+            if name not in state:
+                raise ValueError(f"the rewind point holds '{name}', which is not a weight or buffer of this model")
+            if full_shape(state[name]) != value.shape:
+                raise ValueError(
+                    f"'{name}' has shape {tuple(full_shape(state[name]))} in this model "
+                    f"and {tuple(value.shape)} in the rewind point"
+                )
+        for name, value in self.tensors.items():
+            write(state[name], value)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write θ_k to a safetensors file, whole or not at all."""
+        tensors = {name: value.contiguous() for name, value in self.tensors.items()}
+        write_tensors(path, tensors, {"format": "pt", "step": str(self.step)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> RewindPoint:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+            return cls(step, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        OSError: it could not be written, for want of space above all; nothing is left of it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(dict(tensors), partial, metadata=dict(metadata))
+        os.replace(partial, path)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written: {error}. What was finished before is whole; make room, run again."
+        ) from error
+
+
+def _state(model: nn.Module) -> Mapping[str, Tensor]:
+    """Name -> live tensor: the trainable parameters (tied ones once) and all buffers, persistent or not."""
+    state = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
+    state.update(named_buffers(model))
+    return state

@@ -1,0 +1,212 @@
+"""The tensors of a ticket on disk: mask.safetensors and rewind.safetensors, written, and read without trust.
+
+What a file claims is checked against its size before memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hf_lottery.mask import Mask, pack_bits
+from hf_lottery.ticket.document import TicketError
+from hf_lottery.ticket.mask_codec import CodecError, decode, encode
+
+_MAX_HEADER = 64 << 20
+# Without a model to bound it, a coded mask may grow to this many times its file's bytes (a mask of density 0.1% is
+# 88 times smaller than its bits), or to this many bytes, whichever is more.
+_MAX_GROWTH, _FREE_GROWTH = 128, 16 << 20
+
+
+class StoredMask:
+    """The bits of a mask as they lie in mask.safetensors: decoded when asked for, and only to their known size.
+
+    Args:
+        path: the file, already known to be the one that ticket.json lists.
+        shapes: name -> shape of each masked parameter.
+        kept: name -> how many weights ticket.json says are kept.
+        encoding: `packed` or `deflate`.
+        fingerprint: `Mask.fingerprint()` of the mask.
+
+    Raises:
+        TicketError: the file holds other names, or bits that do not belong to these shapes.
+    """
+
+    def __init__(
+        self, path: Path, shapes: Mapping[str, torch.Size], kept: Mapping[str, int], encoding: str, fingerprint: str
+    ):
+        self.shapes = dict(shapes)
+        self._kept, self._encoding, self._fingerprint = kept, encoding, fingerprint
+        with _opened(path) as file:
+            _require_same_names(path, file.keys(), self.shapes)
+            for name, shape in self.shapes.items():
+                slice_ = file.get_slice(name)
+                length = slice_.get_shape()
+                if slice_.get_dtype() != "U8" or len(length) != 1:
+                    raise TicketError(f"{path.name}: '{name}' is not a list of bytes")
+                if encoding == "packed" and length[0] != _bytes_of(shape):
+                    raise TicketError(
+                        f"{path.name}: '{name}' has {length[0]} bytes; "
+                        f"the bits of {tuple(shape)} take {_bytes_of(shape)}"
+                    )
+            self._coded = {name: file.get_tensor(name).numpy().copy() for name in self.shapes}
+
+    def require_bounded(self) -> None:
+        """Raise TicketError where the bits would be so much larger than their file that only a model can vouch."""
+        bits, coded = sum(map(_bytes_of, self.shapes.values())), sum(map(len, self._coded.values()))
+        if bits > max(_MAX_GROWTH * coded, _FREE_GROWTH):
+            raise TicketError(
+                f"the mask's {coded:,} bytes claim {8 * bits:,} weights, too many to unpack unseen; "
+                "`ticket.apply_to(model)` unpacks them for a model that has so many"
+            )
+
+    def unpack(self) -> Mask:
+        """The mask itself, checked against the counts and the fingerprint in ticket.json."""
+        digest = hashlib.sha256()
+        tensors = {}
+        for name in sorted(self.shapes):
+            shape = self.shapes[name]
+            numel = shape.numel()
+            packed = self._coded[name] if self._encoding == "packed" else self._decode(name, numel)
+            digest.update(f"{name}\0{tuple(shape)}\0".encode())
+            digest.update(packed)
+            bits = np.unpackbits(packed, count=numel)
+            kept = int(np.count_nonzero(bits))
+            # the second: a bit set after the last weight
+            if kept != self._kept[name] or int(np.bitwise_count(packed).sum(dtype=np.int64)) != kept:
+                raise TicketError(
+                    f"the mask of '{name}' keeps {kept} weights, and ticket.json says {self._kept[name]}"
+                )
+            tensors[name] = torch.from_numpy(bits).view(torch.bool).view(shape)
+        if digest.hexdigest() != self._fingerprint:
+            raise TicketError("the mask is not the one whose fingerprint ticket.json gives; download the ticket again")
+        return Mask({name: tensors[name] for name in self.shapes})
+
+    def _decode(self, name: str, numel: int) -> np.ndarray:
+        try:
+            return decode(self._coded[name].tobytes(), numel)
+        except CodecError as error:
+            raise TicketError(f"the mask of '{name}' is damaged: {error}") from None
+
+
+class StoredRewind:
+    """θ_k as it lies in rewind.safetensors: the kept values of masked tensors, all values of the others.
+
+    Args:
+        path: the file, already known to be the one that ticket.json lists.
+        table: name -> its entry in ticket.json, of the tensors that are in the file.
+
+    Raises:
+        TicketError: the file holds other names, dtypes or numbers of values than `table` says.
+    """
+
+    def __init__(self, path: Path, table: Mapping[str, Mapping[str, Any]]):
+        self.table = table
+        self._file = _opened(path)  # held open: the folder may be gone by the time that it is read
+        _require_same_names(path, self._file.keys(), table)
+        for name, entry in table.items():
+            slice_ = self._file.get_slice(name)
+            expected = [entry["kept"]] if entry["theta"] == "survivors" else entry["shape"]
+            if slice_.get_shape() != expected or _DTYPE_NAMES.get(slice_.get_dtype()) != entry["dtype"]:
+                raise TicketError(
+                    f"{path.name}: '{name}' has shape {slice_.get_shape()} and dtype {slice_.get_dtype()}; "
+                    f"ticket.json says {expected} and {entry['dtype']}"
+                )
+
+    def value(self, name: str, mask: Mapping[str, Tensor]) -> Tensor:
+        """θ_k of one tensor, in its own dtype on the CPU; a weight that is not in the file is 0."""
+        value = self._file.get_tensor(name)
+        if self.table[name]["theta"] == "dense":
+            return value.clone()  # not the file's own pages
+        return torch.zeros(mask[name].shape, dtype=value.dtype).masked_scatter_(mask[name].cpu(), value)
+
+
+def write_mask(path: Path, mask: Mask, compress: bool) -> str:
+    """Write `mask` as packed bits, or coded to within 5% of their entropy; returns which (a `mask_encoding`)."""
+    tensors = {name: pack_bits(tensor) for name, tensor in mask.items()}
+    if compress:
+        tensors = {
+            name: torch.frombuffer(bytearray(encode(bits.numpy(), mask[name].numel())), dtype=torch.uint8)
+            for name, bits in tensors.items()
+        }
+    _replace(path, tensors)
+    return "deflate" if compress else "packed"
+
+
+def write_rewind(path: Path, values: Mapping[str, Tensor], mask: Mapping[str, Tensor], dense: Iterable[str]) -> None:
+    """Write θ_k: of masked tensors the kept values in C order, of those in `dense` and of the others all values."""
+    dense = set(dense)
+    tensors = {
+        name: (value if name in dense else value[mask[name].cpu()]).contiguous() for name, value in values.items()
+    }
+    _replace(path, tensors)
+
+
+def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the file whole or not at all; a ticket that is still reading the old one keeps it."""
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    os.replace(partial, path)
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """The size and SHA-256 of a file, as ticket.json lists them."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def require_file(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise TicketError unless `path` is, byte for byte, the file that ticket.json lists."""
+    if not path.is_file():
+        raise TicketError(f"the ticket has no file {path.name}, which its ticket.json lists; download it again")
+    size = path.stat().st_size
+    if size != record["bytes"]:
+        raise TicketError(f"{path.name} has {size} bytes and ticket.json says {record['bytes']}; download it again")
+    if file_record(path) != record:
+        raise TicketError(
+            f"{path.name} is not the file that ticket.json lists (its sha256 differs); download it again"
+        )
+
+
+def _opened(path: Path):
+    """A safetensors file whose header has been bounded; its own faults become ours."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        if len(head) < 8 or struct.unpack("<Q", head)[0] > min(_MAX_HEADER, path.stat().st_size):
+            raise TicketError(f"{path.name} is not a safetensors file, or its header is larger than {_MAX_HEADER:,}")
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise TicketError(f"{path.name} cannot be read: {ascii(str(error))[:200]}") from None
+
+
+def _require_same_names(path: Path, found: Iterable[str], expected: Iterable[str]) -> None:
+    odd = sorted(set(found) ^ set(expected))
+    if odd:
+        raise TicketError(f"{path.name} and ticket.json disagree about the tensor {ascii(odd[0])[:200]}")
+
+
+def _bytes_of(shape: torch.Size) -> int:
+    return (math.prod(shape) + 7) // 8
+
+
+_DTYPE_NAMES = {
+    **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
+}

@@ -1,0 +1,157 @@
+"""RewindCallback: captures θ_k, and all else that training had at step k, as the Trainer reaches it."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME, safe_globals
+from transformers.trainer_utils import has_length
+
+from hf_lottery.config import LotteryConfig
+from hf_lottery.distributed.processes import barrier, from_main, world_size
+from hf_lottery.ticket.rewind_point import RewindPoint
+
+REWIND_FILE = "rewind.safetensors"
+RNG_FILE = "rng.pt"
+
+
+class RewindCallback(TrainerCallback):
+    """Captures θ_k at step k of the first training that it sees, and puts it back on request.
+
+    On a plain Trainer it is a way to rewind weights by hand: pass it in `callbacks`, train, then call
+    `restore(model)`. `LotteryTrainer` adds one itself, and with it also replays optimizer, scheduler, random numbers
+    and data order. (At k > 0 a loader has fetched batches ahead of step k: if fetching draws from the global
+    generators, as a masking collator does, these batches are others in the replay.)
+
+    Args:
+        rewind_step: k: a number of steps, or below 1 a share of the training steps.
+        output_dir: where rewind.safetensors is written. None: kept in memory only.
+        trainer: at k > 0, the trainer whose optimizer, scheduler and state are kept too (in `output_dir`).
+    """
+
+    def __init__(
+        self,
+        rewind_step: float = 0,
+        output_dir: str | os.PathLike | None = None,
+        trainer: Trainer | None = None,
+    ):
+        self.config = LotteryConfig(rewind_step=rewind_step)
+        self.folder = None if output_dir is None else Path(output_dir)
+        self.trainer = trainer
+        self.point: RewindPoint | None = None
+        self.start_rng: dict[str, Any] | None = None  # as train() was entered: data order comes from it
+        self.rng: dict[str, Any] | None = None  # at step k
+        self.passes = 0  # over the training data
+        self.replaying = False  # whether the training under way starts from θ_k, and not by reaching it
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        step = self.config.resolve_rewind_step(state.max_steps)
+        if step >= state.max_steps:
+            raise ValueError(
+                f"rewind_step is {step}, but training ends at step {state.max_steps}: choose an earlier one"
+            )
+        self.passes = 0
+        if self.point is None and step == 0 and state.global_step == 0:
+            self._capture(kwargs["model"], 0, args)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.passes += 1
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        # The start of step k + 1, not the end of step k: the evaluation after step k has drawn its random numbers.
+        if self.point is None and state.global_step == self.config.resolve_rewind_step(state.max_steps):
+            self._capture(kwargs["model"], state.global_step, args)
+        if self.point is not None and state.global_step == self.point.step:
+            if self.replaying:
+                set_rng_state(self.rng)
+            elif self.rng is None:
+                self.rng = get_rng_state()
+                if self.folder is not None:
+                    self._write(args, state)
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Copy θ_k back into `model`, in place.
+
+        Raises:
+            RuntimeError: step k has not been reached yet.
+        """
+        if self.point is None:
+            raise RuntimeError("there is no rewind point yet: train to the rewind step first")
+        self.point.restore(model)
+
+    def load(self, args: TrainingArguments) -> bool:
+        """Take up the rewind point that an earlier process wrote to `output_dir`; False where there is none."""
+        if self.folder is None or not from_main(lambda: (self.folder / REWIND_FILE).is_file()):
+            return False
+        self.point = RewindPoint.load(self.folder / REWIND_FILE)
+        rng_file = _per_rank(self.folder / RNG_FILE, args)
+        written = from_main(lambda: len(list(self.folder.glob("rng*.pt"))))
+        if written != max(args.world_size, 1):
+            raise ValueError(
+                f"{self.folder} was written by {written} process(es) and there are {args.world_size} now, "
+                f"whose random numbers it does not hold: run with {written}, or set another output_dir"
+            )
+        with safe_globals():
+            states = torch.load(rng_file, weights_only=True)
+        self.start_rng, self.rng = states["start"], states["step"]
+        return True
+
+    def _capture(self, model: torch.nn.Module, step: int, args: TrainingArguments) -> None:
+        trainer = self.trainer
+        if step > 0 and trainer is not None and self.passes > 1 and not has_length(trainer.train_dataset):
+            raise ValueError(
+                f"rewind_step {step} lies in pass {self.passes} over a train_dataset without a length, whose order "
+                "cannot be replayed from there: choose a step of the first pass"
+            )
+        self.point = RewindPoint.capture(model, step, keep=self.folder is None or args.should_save)
+
+    def _write(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Write all that training had at step k; rewind.safetensors last, without which nothing is taken up."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rng_file = _per_rank(self.folder / RNG_FILE, args)
+        torch.save({"start": self.start_rng, "step": self.rng}, rng_file)
+        if self.point.step > 0 and self.trainer is not None:
+            self.trainer._save_optimizer_and_scheduler(str(self.folder))
+            self.trainer._save_scaler(str(self.folder))
+            if args.should_save:
+                # the best so far is the dense network's: a sparse one must not be given its weights in the end
+                blank = {"best_metric": None, "best_global_step": None, "best_model_checkpoint": None}
+                replace(state, **blank).save_to_json(str(self.folder / TRAINER_STATE_NAME))
+        barrier()
+        if args.should_save:
+            self.point.save(self.folder / REWIND_FILE)
+        barrier()
+        if world_size() > 1:  # one file, mapped into the memory of all, instead of a copy each
+            self.point = RewindPoint.load(self.folder / REWIND_FILE)
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The state of every random-number generator that training draws from."""
+    state = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put back what `get_rng_state` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+def _per_rank(path: Path, args: TrainingArguments) -> Path:
+    return path if args.world_size <= 1 else path.with_suffix(f".{args.process_index}{path.suffix}")

@@ -1,0 +1,187 @@
+"""Experiment: what each control changes, units trained once by any number of workers, the folder as it should be."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_lottery import LotteryConfig
+from hf_lottery.experiment.controls import CONTROLS, control_seed, redraw
+from hf_lottery.experiment.experiment import Experiment, Unit
+from tests.tiny import Net, make_trainer, seeded_net
+
+
+def control(name, rounds=None, per_ticket=1):
+    return SimpleNamespace(name=name, rounds=rounds, per_ticket=per_ticket)
+
+
+def make_experiment(root, controls=(), rounds=2, replicates=1, **config):
+    def make(seed: int, folder: Path):
+        torch.manual_seed(seed)
+        settings = {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "constant", "max_steps": 6}
+        lottery = LotteryConfig(num_rounds=rounds, pruning_rate=0.4, **config)
+        return make_trainer(folder, model=Net(), lottery_config=lottery, seed=seed, **settings)
+
+    return Experiment(root, rounds, replicates, controls, 42, make)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("experiment")
+    experiment = make_experiment(root, [control(name, [2]) for name in CONTROLS])
+    experiment.run()
+    return experiment
+
+
+def masks(experiment, name):
+    ticket, other = (experiment.folder(Unit(0, 2, what)).mask() for what in ("ticket", name))
+    return ticket, other
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_has_the_tickets_counts_in_every_tensor(finished, name):
+    ticket, other = masks(finished, name)
+    assert other.counts() == ticket.counts() == {"first.weight": (104, 288), "classifier.weight": (26, 72)}
+    line = finished.folder(Unit(0, 2, name)).result()
+    assert (line["control"], line["round"], line["density"]) == (name, 2, ticket.density())
+    assert (other == ticket) == (name not in ("random_mask", "one_shot"))
+
+
+def start(finished, name):
+    """The weights that a control starts from, asked of the control itself on a fresh trainer."""
+    trainer = finished.make_trainer(42, finished.root / "replicate-0")
+    trainer.load_rewind_point()
+    trainer.enter_round(2)
+    CONTROLS[name](trainer, 2, control_seed(42, name, 2, 0))
+    return trainer, {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+
+
+def test_what_each_control_starts_from(finished):
+    theta_0 = finished.make_trainer(42, finished.root / "replicate-0")
+    theta_0 = {n: p.detach().clone() for n, p in theta_0.model.named_parameters()}
+    trained = finished.folder(Unit(0, 1)).trained().tensors
+    for name in CONTROLS:
+        trainer, now = start(finished, name)
+        for tensor, kept in trainer.mask.items():
+            value, old = now[tensor], theta_0[tensor]
+            assert not value[~kept].any()
+            if name in ("random_mask", "one_shot"):
+                assert torch.equal(value[kept], old[kept])
+            elif name in ("no_rewinding", "learning_rate_rewinding"):
+                assert torch.equal(value[kept], trained[tensor][kept])
+            elif name == "shuffled_weights":
+                assert torch.equal(value[kept].sort().values, old[kept].sort().values)
+                assert not torch.equal(value[kept], old[kept])
+            elif name == "signed_reinit":
+                assert torch.equal(value[kept].sign(), old[kept].sign()) and not torch.equal(value[kept], old[kept])
+            else:
+                assert name == "random_reinit"
+                assert not (value[kept] == old[kept]).any() and (value[kept].sign() != old[kept].sign()).any()
+
+
+def test_one_shot_is_the_dense_networks_largest_weights(finished):
+    trained = finished.folder(Unit(0, 0)).trained().tensors
+    for tensor, kept in finished.folder(Unit(0, 2, "one_shot")).mask().items():
+        magnitude = trained[tensor].abs()
+        assert magnitude[kept].min() >= magnitude[~kept].max()
+
+
+def test_the_folder_holds_what_it_should(finished):
+    lines = [json.loads(line) for line in (finished.root / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 + len(CONTROLS) == len(finished.units())
+    needed = {
+        "replicate", "seed", "control", "sample", "round", "density", "kept", "prunable", "steps", "eval_loss",
+        "test_loss", "early_stop_step", "early_stop_test_loss", "train_seconds", "fingerprint", "densities",
+    }  # fmt: skip
+    for line in lines:
+        assert needed <= line.keys()
+        folder = Unit(line["replicate"], line["round"], line["control"], line["sample"]).path(finished.root)
+        state = json.loads((folder / "trainer_state.json").read_text())
+        losses = {r["step"]: r["eval_validation_loss"] for r in state["log_history"] if "eval_validation_loss" in r}
+        assert line["early_stop_step"] == min(losses, key=losses.get) and line["eval_loss"] == losses[6]
+    assert (finished.root / "replicate-0" / "rewind" / "rewind.safetensors").is_file()
+
+
+def test_nothing_is_trained_twice(finished):
+    started = []
+    finished.run(on_start=started.append)
+    assert started == []
+
+
+def _work(root, started):
+    torch.set_num_threads(1)
+    make_experiment(root, [control("random_reinit", per_ticket=2)], replicates=2).run(
+        on_start=lambda unit: started.append(str(unit)), poll_seconds=0.05
+    )
+
+
+def test_two_workers_share_the_units_and_get_what_one_gets(tmp_path):
+    context = multiprocessing.get_context("fork")
+    with context.Manager() as manager:
+        started = manager.list()
+        workers = [context.Process(target=_work, args=(tmp_path / "two", started)) for _ in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == 0
+        assert set(Counter(started).values()) == {1} and len(started) == 14
+    _work(tmp_path / "one", [])
+
+    def lines(folder):
+        return [
+            {key: value for key, value in json.loads(line).items() if key != "train_seconds"}
+            for line in (tmp_path / folder / "results.jsonl").read_text().splitlines()
+        ]
+
+    assert lines("two") == lines("one")
+
+
+def test_replicates_and_samples_differ(tmp_path):
+    experiment = make_experiment(tmp_path, [control("random_reinit", per_ticket=2)], rounds=1, replicates=2)
+    experiment.run()
+    losses = [experiment.folder(unit).result()["eval_loss"] for unit in experiment.units()]
+    assert len(losses) == 8 == len(set(losses))
+
+
+def test_redraw_leaves_model_and_random_numbers_alone():
+    model = seeded_net()
+    before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
+    one, again, other = redraw(model, 1), redraw(model, 1), redraw(model, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert torch.equal(one.tensors["first.weight"], again.tensors["first.weight"])
+    assert not torch.equal(one.tensors["first.weight"], other.tensors["first.weight"])
+
+
+def test_a_control_at_a_round_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match="random_mask is asked for at round 3; rounds are 1 to 2"):
+        make_experiment(tmp_path, [control("random_mask", [3])])
+
+
+def test_one_shot_takes_whole_groups_where_the_ticket_does(tmp_path):
+    experiment = make_experiment(tmp_path, [control("one_shot", [2])], pattern="neuron")
+    experiment.run()
+    dense = experiment.folder(Unit(0, 0)).trained().tensors
+    at_once = experiment.folder(Unit(0, 2, "one_shot")).mask()
+    for name, kept in at_once.items():
+        rows = kept.flatten(1)
+        assert (rows.all(1) | ~rows.any(1)).all()  # a neuron's weights go together
+        worth, stays = dense[name].abs().flatten(1).mean(1), rows.any(1)
+        assert 0 < stays.sum() == len(stays) - round(0.64 * len(stays))  # 1 − 0.6²
+        assert worth[stays].min() >= worth[~stays].max()
+
+
+@pytest.mark.parametrize("config", [{"scope": "erk"}, {"scope": "global", "pruning_rates": {"classifier": 0}}])
+def test_one_shot_of_one_round_is_the_ticket_whatever_the_scope(tmp_path, config):
+    experiment = make_experiment(tmp_path, [control("one_shot", [1])], rounds=1, **config)
+    experiment.run()
+    ticket, at_once = (experiment.folder(unit).mask() for unit in experiment.units() if unit.round == 1)
+    assert at_once == ticket

@@ -1,0 +1,135 @@
+"""Every launcher on two real processes over gloo: the same masks and losses as one process, exactly zero, resumable.
+
+A launch costs seconds of imports in each process, so that each setup is launched once and its report asked many
+things. See launched.py for what the processes do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests import launched
+
+pytestmark = pytest.mark.timeout(900)
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs hf_lottery[deepspeed]")
+TYPES = {"ddp": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
+SETUPS = ["ddp", "fsdp2", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
+
+
+def started(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), **environment}
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=root)
+
+
+def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    return started("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command, **environment)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> dict:
+    """The report of one process at the same global batch."""
+    folder = tmp_path_factory.mktemp("one")
+    launched.main("single", folder)
+    return json.loads((folder / "rank-0.json").read_text())
+
+
+@pytest.fixture(scope="module", params=SETUPS)
+def two(request, tmp_path_factory) -> tuple[str, list[dict]]:
+    """A setup's name and the reports of its two ranks."""
+    setup, folder = request.param, tmp_path_factory.mktemp(request.param)
+    if setup == "ddp":  # its interruption is the death of a rank
+        died = torchrun("tests/launched.py", "die", setup, str(folder))
+        assert died.returncode != 0 and "exitcode  : 7" in died.stderr, died.stderr[-3000:]
+    done = started("tests/launched.py", "all", setup, str(folder), "2", **launched.ENVIRONMENT.get(setup, {}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return setup, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def close(a, b, within: float = 2e-6) -> bool:
+    """Numbers, lists or dicts of them, equal to rounding."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(close(a[key], b[key], within) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(close(x, y, within) for x, y in zip(a, b, strict=True))
+    return abs(a - b) <= within
+
+
+def test_the_launcher_is_the_one_that_was_asked_for(two):
+    setup, reports = two
+    for report in reports:
+        assert report["search"]["distributed_type"] == TYPES[setup]
+        assert report["search"]["world_size"] == 2
+        assert report["search"]["sharded"] == (setup in ("fsdp2", "zero3"))
+
+
+def test_the_ticket_is_that_of_one_process(two, one):
+    for report in two[1]:
+        for key in ("fingerprints", "kept", "ticket"):
+            assert report["search"][key] == one["search"][key]
+        assert close(report["search"]["rewind"], one["search"]["rewind"])
+
+
+def test_losses_and_weights_are_those_of_one_process_to_rounding(two, one):
+    for report in two[1]:
+        assert close(report["search"]["losses"], one["search"]["losses"])
+        assert close(report["search"]["eval_loss"], one["search"]["eval_loss"])
+        assert close(report["search"]["weights"], one["search"]["weights"])
+        assert close(report["plain"], one["plain"])
+
+
+def test_pruned_weights_are_zero_on_every_rank_after_every_step(two, one):
+    for report in two[1]:
+        assert report["search"]["masked_steps"] == one["search"]["masked_steps"] > 0
+        assert report["search"]["moved"] == []
+        assert report["search"]["continued"]["moved"] == []
+
+
+def test_a_process_holds_the_bools_of_its_own_weights_alone(two, one):
+    setup, reports = two
+    assert one["search"]["bools"] >= one["search"]["weights_masked"]
+    for report in reports if setup == "fsdp2" else []:
+        assert 0 < report["search"]["bools"] < 0.6 * report["search"]["weights_masked"]
+
+
+def test_ranks_agree_and_disagreement_stops_them(two):
+    first, last = [{**report["search"], "bools": None} for report in two[1]]
+    assert first == last
+    for report in two[1]:
+        assert "rank 1 has another mask" in report["disagree"]
+
+
+def test_an_interrupted_search_continues_bit_for_bit(two):
+    for report in two[1]:
+        whole, continued = report["search"], report["search"]["continued"]
+        assert continued["steps"] == 6  # steps 5 and 6 of round 1, 3 to 6 of round 2
+        for key in ("ticket", "weights", "eval_loss"):
+            assert continued[key] == whole[key]
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_rewinding_replays_with_each_ranks_own_random_numbers(two, step):
+    for report in two[1]:
+        first, *again = report[f"replay_{step}"]["losses"]
+        assert len(first) == launched.STEPS
+        assert again == [first, first]
+
+
+def test_ranks_that_do_not_fit_together_are_told_so(two):
+    setup, reports = two
+    if setup != "ddp":
+        pytest.skip("the same code under every launcher")
+    for report in reports:
+        said = report["refusals"]
+        assert "rank 1 has another recipe" in said["recipe"]
+        assert "rank 1 has another data set" in said["data"]
+        assert "rank 1 does not see" in said["folder"] and "training.output_dir" in said["folder"]
+        assert report["snip"] == reports[0]["snip"]  # each rank has looked at its own batches
+        assert said["decision"] == "list index out of range"  # raised on rank 0 alone, and heard by all
