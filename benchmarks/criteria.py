@@ -22,11 +22,11 @@ from rich.console import Console
 
 from hf_lottery.experiment.controls import CONTROLS
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.files import write_text
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.recipe.sections import Control
 from hf_lottery.runner.build import COMMAND_FILE, claim_output_folder, make_experiment
 from hf_lottery.runner.progress import UnitProgress
-from hf_lottery.training.network_folder import write_text
 from hf_lottery.training.trainer import LotteryMixin
 
 AT_INITIALISATION = ("random", "magnitude", "snip", "grasp", "synflow", "wanda")

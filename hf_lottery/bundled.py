@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
+
+from hf_lottery.suggest import did_you_mean
 
 LAUNCHER_CONFIGS = "accelerate"  # recipes/accelerate/ holds configs for `accelerate launch`, not recipes
 MODEL_CONFIGS = "configs"  # recipes/configs/ holds the config.json of large models that recipes name
@@ -51,11 +52,10 @@ def find_recipe(path_or_name: str) -> Path:
     name = path_or_name.removeprefix("recipes/").removesuffix(".yaml")
     if name in names:
         return names[name]
-    close = get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    hint = did_you_mean(name, names)
     raise FileNotFoundError(
         f"no recipe '{path_or_name}': it is neither a file nor the name of a bundled recipe; "
-        f"{hint}`hf-lottery ls` lists the names"
+        f"{hint}{hint and ' '}`hf-lottery ls` lists the names"
     )
 
 

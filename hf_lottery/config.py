@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from typing import Any
+
+from hf_lottery.suggest import in_brackets
 
 CRITERIA = (
     "magnitude",
@@ -158,9 +159,7 @@ def _require_rate(name: str, value: Any, zero_allowed: bool = False) -> None:
 
 def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        close = get_close_matches(str(value), choices, n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{in_brackets(value, choices)}")
 
 
 def _require_pattern(pattern: Any) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
+
+from hf_lottery.files import write_tensors
+
+MASK_FILE = "mask.safetensors"
 
 
 class Mask(Mapping[str, Tensor]):
@@ -124,6 +131,18 @@ class Mask(Mapping[str, Tensor]):
             order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
             result[name] = tensor.flatten()[order].view_as(tensor)
         return Mask(result)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write packed bits to a safetensors file: one uint8 tensor a name, the shapes in the file's metadata."""
+        shapes = {name: list(tensor.shape) for name, tensor in self.items()}
+        write_tensors(path, self.pack(), {"shapes": json.dumps(shapes)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Mask:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            shapes = json.loads(file.metadata()["shapes"])
+            return cls.unpack({name: file.get_tensor(name) for name in shapes}, shapes)
 
     def pack(self) -> dict[str, Tensor]:
         """Name -> uint8 tensor of ceil(numel / 8) bytes on the CPU, in C order, most significant bit first.

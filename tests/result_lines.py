@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from hf_lottery.mask import Mask
-from hf_lottery.training.network_folder import write_mask
 
 ACCURACY = {  # control -> round -> accuracy of replicate 0; the others lie `SPREAD` beside it
     "ticket": {0: 0.980, 1: 0.982, 2: 0.983, 3: 0.979, 4: 0.960},
@@ -78,7 +77,7 @@ def write_folder(folder: Path, found: list[dict]) -> Path:
         if entry["control"] != "ticket":
             unit /= f"{entry['control']}-{entry['sample']}"
         unit.mkdir(parents=True, exist_ok=True)
-        write_mask(mask(entry), unit / "mask.safetensors")
+        mask(entry).save(unit / "mask.safetensors")
         (unit / "trainer_state.json").write_text(json.dumps({"log_history": history(entry)}))
     return folder
 

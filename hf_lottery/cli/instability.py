@@ -14,7 +14,7 @@ from hf_lottery.report import plots, style
 from hf_lottery.results import formatting
 from hf_lottery.results.linear_path import POINTS, STABLE_BELOW, Instability
 from hf_lottery.runner.build import RECIPE_FILE, build_trainer, load_data
-from hf_lottery.training.network_folder import UnitFolder
+from hf_lottery.training.network_folder import NetworkFolder
 
 
 def instability_of_run(
@@ -71,7 +71,7 @@ def instability_of_run(
 
 
 def _masks(root: Path, number: int, replicates: int):
-    units = {r: UnitFolder(root / f"replicate-{r}" / f"round-{number:02d}") for r in range(replicates)}
+    units = {r: NetworkFolder(root / f"replicate-{r}" / f"round-{number:02d}") for r in range(replicates)}
     masks = {replicate: unit.mask() for replicate, unit in units.items() if unit.finished}
     if not masks:
         finished = root.glob("replicate-*/round-*/result.json")

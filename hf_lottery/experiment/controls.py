@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, set_seed
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection.select import select
 from hf_lottery.pruning.step import judge, next_mask
+from hf_lottery.random_state import get_rng_state, set_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.training.rewinding import get_rng_state, set_rng_state
 from hf_lottery.training.trainer import LotteryMixin
 
 

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.controls import CONTROLS, control_seed
-from hf_lottery.training.network_folder import UnitFolder, write_text
+from hf_lottery.files import write_text
+from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.trainer import LotteryMixin
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class Experiment:
                         units += [Unit(replicate, number, control.name, s) for s in range(control.per_ticket)]
         return sorted(units, key=lambda unit: (unit.round, unit.control != "ticket", unit))
 
-    def folder(self, unit: Unit) -> UnitFolder:
+    def folder(self, unit: Unit) -> NetworkFolder:
         """Where a unit's files lie."""
-        return UnitFolder(unit.path(self.root))
+        return NetworkFolder(unit.path(self.root))
 
     def pending(self) -> list[Unit]:
         """What is not finished."""
@@ -171,4 +172,4 @@ class Experiment:
         trainer.enter_round(unit.round)
         own_seed = control_seed(seed, unit.control, unit.round, unit.sample)
         CONTROLS[unit.control](trainer, unit.round, own_seed)
-        trainer.train_unit(self.folder(unit), **unit.__dict__)
+        trainer.train_network(self.folder(unit), **unit.__dict__)

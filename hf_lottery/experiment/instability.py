@@ -12,11 +12,13 @@ from pathlib import Path
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
+from hf_lottery.files import write_text
 from hf_lottery.mask import Mask
+from hf_lottery.random_state import get_rng_state
 from hf_lottery.results.linear_path import POINTS, Instability, linear_path, to_dict
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.training.network_folder import UnitFolder, write_text
-from hf_lottery.training.rewinding import RewindCallback, get_rng_state
+from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training.rewinding import RewindCallback
 from hf_lottery.training.trainer import LotteryMixin
 
 RESULT_FILE = "instability.json"
@@ -59,7 +61,7 @@ def measure_instability(
     reach_rewind_point(trainer)
     mask = mask or Mask.ones(trainer.mask)
     folder = Path(folder)
-    trained = [_train_copy(trainer, UnitFolder(folder / f"order-{seed}"), mask, seed) for seed in seeds]
+    trained = [_train_copy(trainer, NetworkFolder(folder / f"order-{seed}"), mask, seed) for seed in seeds]
 
     def evaluate(state: dict[str, Tensor]) -> float:
         RewindPoint(0, state).restore(trainer.model)
@@ -101,13 +103,13 @@ def _rewind_callback(trainer: LotteryMixin) -> RewindCallback:
     return next(each for each in trainer.callback_handler.callbacks if isinstance(each, RewindCallback))
 
 
-def _train_copy(trainer: LotteryMixin, unit: UnitFolder, mask: Mask, seed: int) -> RewindPoint:
+def _train_copy(trainer: LotteryMixin, unit: NetworkFolder, mask: Mask, seed: int) -> RewindPoint:
     if not unit.finished:
         trainer.rewind_point.restore(trainer.model)
         trainer.mask = mask
         trainer.restart()
         with _noise(trainer, seed):
-            trainer.train_unit(unit, control="instability", round=1, sample=seed)
+            trainer.train_network(unit, control="instability", round=1, sample=seed)
     if unit.result()["fingerprint"] != mask.fingerprint():
         raise ValueError(
             f"'{unit.path}' holds a network of another mask: give each round and step a folder of its own"

@@ -15,9 +15,9 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from peft.utils.other import get_pattern_key
 from torch import Tensor, ones
 
+from hf_lottery.files import write_tensors
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.lora_density import live_ranks, pairs
-from hf_lottery.ticket.rewind_point import write_tensors
 
 PREFIX = "base_model.model."
 

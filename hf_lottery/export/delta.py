@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hf_lottery.distributed.processes import named_tensors
-from hf_lottery.ticket.rewind_point import write_tensors
+from hf_lottery.files import write_tensors
 
 FILE = "delta.safetensors"
 PARTS = ("indices", "values", "base_values")

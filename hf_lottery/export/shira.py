@@ -11,7 +11,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS_FILE
 from torch import Tensor
 
 from hf_lottery.export.delta import Delta
-from hf_lottery.ticket.rewind_point import write_tensors
+from hf_lottery.files import write_tensors
 
 
 def save_shira(

@@ -14,7 +14,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
-from hf_lottery.training.network_folder import UnitFolder
+from hf_lottery.training.network_folder import NetworkFolder
 
 
 @dataclass
@@ -49,7 +49,7 @@ def open_source(path: str | os.PathLike) -> Source:
         ValueError: its recipe is not known.
     """
     path = Path(path)
-    unit = UnitFolder(path)
+    unit = NetworkFolder(path)
     if unit.finished:
         return _unit(unit)
     for folder in (path, path / "ticket"):
@@ -61,7 +61,7 @@ def open_source(path: str | os.PathLike) -> Source:
     )
 
 
-def _unit(unit: UnitFolder) -> Source:
+def _unit(unit: NetworkFolder) -> Source:
     root = next((p for p in unit.path.resolve().parents if (p / "recipe.yaml").is_file()), None)
     replicate = next((p for p in unit.path.resolve().parents if (p / "rewind" / "rewind.safetensors").is_file()), None)
     if root is None or replicate is None:

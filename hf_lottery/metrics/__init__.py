@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TaskData
 
 BUNDLED = ("accuracy", "f1", "perplexity")
@@ -69,8 +69,7 @@ def _load(name: str) -> evaluate.EvaluationModule:
     try:
         return evaluate.load(where, keep_in_memory=True)
     except (OSError, ImportError, ValueError, AttributeError) as error:
-        close = get_close_matches(name, BUNDLED, n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        hint = in_brackets(name, BUNDLED)
         raise ValueError(
             f"metrics has {name!r}{hint}, which is none of {', '.join(BUNDLED)}, no folder with an evaluate module, "
             f"and could not be had from the Hub: {' '.join(str(error).split())[:200]}"

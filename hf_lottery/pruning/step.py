@@ -29,7 +29,7 @@ from hf_lottery.pruning.patterns import (
 )
 from hf_lottery.pruning.selection.sharded import prune
 from hf_lottery.pruning.synflow import synflow
-from hf_lottery.training.rewinding import get_rng_state, set_rng_state
+from hf_lottery.random_state import get_rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from hf_lottery.config import LotteryConfig

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_lottery.pruning.embeddings import token_embeddings
+from hf_lottery.suggest import nearest
 
 LINEAR_MODULES = (
     nn.Linear,
@@ -105,8 +105,8 @@ def require_matches(label: str, patterns: Patterns, names: Iterable[str]) -> Non
             continue
         modules = {path for name in names for path in _paths(name)}
         endings = {path.rpartition(".")[2] for path in modules} | modules
-        close = get_close_matches(pattern, sorted(endings), n=1, cutoff=0.0)
-        hint = f"; the nearest name is '{close[0]}'" if close else ""
+        close = nearest(pattern, sorted(endings), cutoff=0.0)
+        hint = f"; the nearest name is '{close}'" if close else ""
         raise ValueError(f"{label}: '{pattern}' matches no module{hint}")
 
 

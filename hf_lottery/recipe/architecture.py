@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from difflib import get_close_matches
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
@@ -14,6 +13,7 @@ import hf_lottery.models  # noqa: F401 - makes our model types known to transfor
 from hf_lottery.recipe.errors import unknown_key
 from hf_lottery.recipe.sections import ModelSection
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.suggest import did_you_mean
 
 # arguments that configs take without naming them
 _UNNAMED = ("num_labels", "attn_implementation", "rope_theta", "rope_scaling")
@@ -24,8 +24,7 @@ def check_architecture(model: ModelSection) -> list[tuple[Keys, str]]:
     if model.architecture is None:
         return []
     if model.architecture not in CONFIG_MAPPING:
-        close = get_close_matches(model.architecture, list(CONFIG_MAPPING), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "such as lenet or vit"
+        hint = did_you_mean(model.architecture, CONFIG_MAPPING, otherwise="such as lenet or vit")
         sentence = (
             f"model.architecture is {model.architecture!r}, which is no model type of transformers or ours; {hint}"
         )

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.recipe.architecture import check_architecture
-from hf_lottery.recipe.errors import nearest, sentences, shown, unknown_key
+from hf_lottery.recipe.errors import sentences, shown, unknown_key
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection, read_controls
 from hf_lottery.recipe.settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe.source import Source
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TASKS, task_module
 
 SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "experiment", "hub")
@@ -96,7 +97,9 @@ def _data(source: Source, given: dict[str, Any] | None) -> Any:
     task = given.get("task")
     if task not in list(TASKS):
         what = "is missing" if task is None else f"is {shown(task)}"
-        source.add(("data", "task"), f"data.task {what}; it must be one of {', '.join(TASKS)}{nearest(task, TASKS)}")
+        source.add(
+            ("data", "task"), f"data.task {what}; it must be one of {', '.join(TASKS)}{in_brackets(task, TASKS)}"
+        )
         return None
     return _own(source, "data", task_module(task).Data, given)
 

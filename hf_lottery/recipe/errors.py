@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.suggest import did_you_mean, in_brackets
 
 # What pydantic calls a failed type -> what the value must be. Bounds and choices are said by `_allowed` below.
 _KINDS = {
@@ -68,12 +68,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def nearest(value: Any, choices: Iterable[str]) -> str:
-    """How a sentence ends: with "did you mean 'x'?" where a choice is close to the value, with '' where none is."""
-    close = get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
 def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterable[str] = ()) -> str:
     """The sentence for a key that is not there, with the nearest that is, or the section that does have it.
 
@@ -84,11 +78,11 @@ def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterabl
         elsewhere: sections that have a key of just this name.
     """
     known, key = list(known), path[-1]
-    close = get_close_matches(key, known, n=1)
+    close = did_you_mean(key, known)
     if places := [f"'{other}.{key}'" for other in elsewhere]:
         hint = f"did you mean {' or '.join(places)}?"
     elif close:
-        hint = f"did you mean '{close[0]}'?"
+        hint = close
     elif len(known) <= 12:
         hint = f"it takes {', '.join(known)}"
     else:
@@ -165,7 +159,7 @@ def _allowed(entry: dict, value: Any) -> str:
 
 def _did_you_mean(entries: list[dict], value: Any) -> str:
     choices = [choice for entry in entries if entry["type"] in ("literal_error", "enum") for choice in _choices(entry)]
-    return nearest(value, choices)
+    return in_brackets(value, choices)
 
 
 def _choices(entry: dict) -> list[str]:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hf_lottery.results.evaluations import evaluations
 from hf_lottery.results.results import Line, unit_folder, unit_of
-from hf_lottery.training.network_folder import evaluations
 
 Curve = dict[int, list[float]]  # step -> a value for every unit that was evaluated there
 

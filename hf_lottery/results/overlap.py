@@ -8,9 +8,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TypedDict
 
-from hf_lottery.mask import Mask
+from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.results.results import TICKET, Results, unit_folder, unit_of
-from hf_lottery.training.network_folder import MASK_FILE, read_mask
 
 
 class Overlap(TypedDict):
@@ -74,4 +73,4 @@ def overlaps(output_dir: str | os.PathLike, results: Results) -> list[Overlap]:
 
 def _masks(output_dir: str | os.PathLike, results: Results, round: int) -> list[Mask]:
     paths = [unit_folder(Path(output_dir), unit_of(line)) / MASK_FILE for line in results.select(TICKET, round)]
-    return [read_mask(path) for path in paths if path.is_file()]
+    return [Mask.load(path) for path in paths if path.is_file()]

@@ -10,12 +10,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery.distributed.processes import is_main
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.files import write_text
 from hf_lottery.recipe.recipe import Recipe, differences, load_recipe
 from hf_lottery.runner.launch import require_same_data
 from hf_lottery.runner.network import build_network
 from hf_lottery.runner.progress import StepCallback, UnitProgress
 from hf_lottery.tasks import DATA_NOTES_FILE, TaskData, task_module
-from hf_lottery.training.network_folder import write_text
 from hf_lottery.training.trainer import LotteryTrainer
 from hf_lottery.training.unsupported import refuse_a_rate_of_zero
 

@@ -10,10 +10,10 @@ from filelock import FileLock
 from hf_lottery.config import AUTO
 from hf_lottery.distributed.processes import world_size
 from hf_lottery.experiment.instability import measure_instability
+from hf_lottery.files import write_text
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.results.linear_path import STABLE_BELOW, earliest_stable_step
 from hf_lottery.runner.build import build_trainer, load_data
-from hf_lottery.training.network_folder import write_text
 
 DECISION_FILE = "rewind_step.json"
 SEEDS = (1, 2)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from hf_lottery.suggest import in_brackets
 
 TASKS = {
     "image_classification": "hf_lottery.tasks.image_classification",
@@ -57,7 +58,5 @@ def task_module(name: str) -> ModuleType:
         ValueError: there is no such task.
     """
     if name not in TASKS:
-        close = get_close_matches(str(name), TASKS, n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
-        raise ValueError(f"data.task is {name!r}; it must be one of {', '.join(TASKS)}{hint}")
+        raise ValueError(f"data.task is {name!r}; it must be one of {', '.join(TASKS)}{in_brackets(name, TASKS)}")
     return import_module(TASKS[name])

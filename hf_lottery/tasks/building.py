@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import hf_lottery.models  # noqa: F401  (registers lenet and its sisters)
+from hf_lottery.suggest import did_you_mean, in_brackets
 
 
 def build(auto_class: Any, model: Any, seed: int, **config: Any) -> PreTrainedModel:
@@ -59,19 +59,16 @@ def architecture_config(architecture: str, given: dict[str, Any], defaults: dict
         ValueError: there is no such model type, or it does not take such an argument.
     """
     if architecture not in CONFIG_MAPPING:
-        close = get_close_matches(str(architecture), list(CONFIG_MAPPING), n=1)
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
         raise ValueError(
             f"model.architecture is {architecture!r}; it must be a model type of transformers, such as vit, or one of "
-            f"hf_lottery's{hint}"
+            f"hf_lottery's{in_brackets(architecture, CONFIG_MAPPING)}"
         )
     # a config keeps arguments that it does not know, so a misspelt one would do nothing
     config_class = CONFIG_MAPPING[architecture]
     known = {*config_class().to_dict(), *config_class.attribute_map, "num_labels", "attn_implementation"}
     for key in given:
         if key not in known:
-            close = get_close_matches(key, known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"see the arguments of {config_class.__name__}"
+            hint = did_you_mean(key, known, otherwise=f"see the arguments of {config_class.__name__}")
             raise ValueError(f"model.config.{key} is no argument of the architecture {architecture}: {hint}")
     try:
         return AutoConfig.for_model(architecture, **{**defaults, **given})

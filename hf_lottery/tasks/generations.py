@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainerCallback
 
+from hf_lottery.files import write_text
 from hf_lottery.tasks.instructions import PromptTemplate
 
 GENERATIONS_FILE = "generations.json"
@@ -49,10 +49,7 @@ class GenerationCallback(TrainerCallback):
     @staticmethod
     def _write(path: Path, state: Any, records: list[dict[str, str]]) -> None:
         if state.is_world_process_zero:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(path.name + ".partial")
-            partial.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            write_text(path, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
 
 
 @torch.no_grad()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from hf_lottery.distributed.processes import full, full_shape, named_buffers, named_parameters, named_tensors, write
+from hf_lottery.files import write_tensors
 
 
 @dataclass
@@ -77,25 +76,6 @@ class RewindPoint:
         with safe_open(path, framework="pt") as file:
             step = int((file.metadata() or {}).get("step", 0))
             return cls(step, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-
-
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file whole or not at all.
-
-    Raises:
-        OSError: it could not be written, for want of space above all; nothing is left of it.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(dict(tensors), partial, metadata=dict(metadata))
-        os.replace(partial, path)
-    except SafetensorError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} could not be written: {error}. What was finished before is whole; make room, run again."
-        ) from error
 
 
 def _state(model: nn.Module) -> Mapping[str, Tensor]:

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_lottery.mask import MASK_FILE
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.document import TicketError, dump, parse
 from hf_lottery.ticket.model import write_model
-from hf_lottery.ticket.schema import CARD_FILE, FILES, JSON_FILE, MASK_FILE, REWIND_FILE, SCHEMA, validate
+from hf_lottery.ticket.schema import CARD_FILE, FILES, JSON_FILE, REWIND_FILE, SCHEMA, validate
 from hf_lottery.ticket.tensors import file_record, write_mask, write_rewind
 
 if TYPE_CHECKING:

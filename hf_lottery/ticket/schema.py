@@ -16,7 +16,7 @@ from hf_lottery.config import CRITERIA, PRUNED_VALUES, RETRAINING, SCOPES
 from hf_lottery.ticket.document import TicketError
 
 SCHEMA = "1.0"
-MASK_FILE, REWIND_FILE, JSON_FILE, CARD_FILE = "mask.safetensors", "rewind.safetensors", "ticket.json", "README.md"
+REWIND_FILE, JSON_FILE, CARD_FILE = "rewind.safetensors", "ticket.json", "README.md"
 ENCODINGS = ("packed", "deflate")
 # where a tensor of θ_k is: the base model's own; not rewound but relied upon; computed when the model is made; or in
 # rewind.safetensors, the kept values alone or all of them

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from hf_lottery.files import write_tensors
 from hf_lottery.mask import Mask, pack_bits
 from hf_lottery.ticket.document import TicketError
 from hf_lottery.ticket.mask_codec import CodecError, decode, encode
@@ -140,7 +139,7 @@ def write_mask(path: Path, mask: Mask, compress: bool) -> str:
             name: torch.frombuffer(bytearray(encode(bits.numpy(), mask[name].numel())), dtype=torch.uint8)
             for name, bits in tensors.items()
         }
-    _replace(path, tensors)
+    write_tensors(path, tensors, {"format": "pt"})
     return "deflate" if compress else "packed"
 
 
@@ -150,14 +149,7 @@ def write_rewind(path: Path, values: Mapping[str, Tensor], mask: Mapping[str, Te
     tensors = {
         name: (value if name in dense else value[mask[name].cpu()]).contiguous() for name, value in values.items()
     }
-    _replace(path, tensors)
-
-
-def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write the file whole or not at all; a ticket that is still reading the old one keeps it."""
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    os.replace(partial, path)
+    write_tensors(path, tensors, {"format": "pt"})
 
 
 def file_record(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_lottery.distributed.processes import named_tensors
-from hf_lottery.mask import Mask
+from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.check import require_base_tensors, require_names_and_shapes
 from hf_lottery.ticket.document import MAX_BYTES, TicketError, check_digest, parse
@@ -26,7 +26,6 @@ from hf_lottery.ticket.schema import (
     CARD_FILE,
     HUB_ID,
     JSON_FILE,
-    MASK_FILE,
     REWIND_FILE,
     require_major_version,
     validate,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, safe_globals
@@ -16,6 +14,7 @@ from transformers.trainer_utils import has_length
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import barrier, from_main, world_size
+from hf_lottery.random_state import get_rng_state, set_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
 
 REWIND_FILE = "rewind.safetensors"
@@ -130,27 +129,6 @@ class RewindCallback(TrainerCallback):
         barrier()
         if world_size() > 1:  # one file, mapped into the memory of all, instead of a copy each
             self.point = RewindPoint.load(self.folder / REWIND_FILE)
-
-
-def get_rng_state() -> dict[str, Any]:
-    """The state of every random-number generator that training draws from."""
-    state = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Put back what `get_rng_state` returned."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
 
 
 def _per_rank(path: Path, args: TrainingArguments) -> Path:

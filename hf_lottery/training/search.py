@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
+from hf_lottery.files import write_text
 from hf_lottery.pruning.lora_density import delta_density
+from hf_lottery.results.evaluations import evaluations, summarise
 from hf_lottery.ticket.info import ticket_info
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
-from hf_lottery.training.network_folder import (
-    SECONDS_FILE,
-    UnitFolder,
-    evaluations,
-    last_checkpoint,
-    summarise,
-    write_text,
-)
+from hf_lottery.training.network_folder import SECONDS_FILE, NetworkFolder, last_checkpoint
 
 SEARCH_FILE = "search.json"
 # what else makes another search, out of TrainingArguments
@@ -91,7 +86,7 @@ class SearchMixin:
         elif self._interrupted and from_main(lambda: last_checkpoint(unit.path)) is None:
             self._start_over()
         self.current_round = number
-        return self.train_unit(unit, round=number, **labels)
+        return self.train_network(unit, round=number, **labels)
 
     def _start_over(self) -> None:
         """Let round 0 start again after a training that broke off in this process."""
@@ -131,7 +126,7 @@ class SearchMixin:
         if self._rewind_callback.point is None and not self._rewind_callback.load(self.args):
             raise FileNotFoundError(f"there is no rewind point in {self._rewind_callback.folder}: run round 0 first")
 
-    def train_unit(self, unit: UnitFolder, **labels: Any) -> dict[str, Any]:
+    def train_network(self, unit: NetworkFolder, **labels: Any) -> dict[str, Any]:
         """Train one network under the current mask into its own folder; returns its line of results.
 
         Args:
@@ -192,9 +187,9 @@ class SearchMixin:
         if is_main():
             write_text(folder / SECONDS_FILE, f"{self._seconds_before + seconds}\n")
 
-    def round_folder(self, number: int) -> UnitFolder:
+    def round_folder(self, number: int) -> NetworkFolder:
         """Where round `number` of the search lies: `round-NN` in the output folder."""
-        return UnitFolder(Path(self.args.output_dir) / f"round-{number:02d}")
+        return NetworkFolder(Path(self.args.output_dir) / f"round-{number:02d}")
 
 
 def _seconds(folder: Path) -> float:

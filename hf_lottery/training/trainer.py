@@ -13,15 +13,16 @@ from transformers import Trainer, TrainerCallback
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import from_main, named_parameters, require_agreement
-from hf_lottery.mask import Mask
+from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.pruning.step import next_mask, refuse_what_cannot_be_judged
 from hf_lottery.pruning.targets import match_rates, prunable
+from hf_lottery.random_state import get_rng_state, set_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.deepspeed import ZeroMaskedStep, ZeroTraining
 from hf_lottery.training.masked_step import MaskedStep, forget_moments, inner_optimizer
-from hf_lottery.training.network_folder import MASK_FILE, last_checkpoint, read_mask, write_mask
-from hf_lottery.training.rewinding import RewindCallback, get_rng_state, set_rng_state
+from hf_lottery.training.network_folder import last_checkpoint
+from hf_lottery.training.rewinding import RewindCallback
 from hf_lottery.training.search import SearchMixin
 from hf_lottery.training.unsupported import refuse_launchers, refuse_offloaded, refuse_what_cannot_be_kept_right
 
@@ -119,7 +120,7 @@ class LotteryMixin(SearchMixin):
             rewinding.load(self.args)
         self._moments_masked = False
         if isinstance(resume_from_checkpoint, str) and (saved := Path(resume_from_checkpoint) / MASK_FILE).is_file():
-            self._set_mask(read_mask(saved))
+            self._set_mask(Mask.load(saved))
             self._moments_masked = True
         if rewinding.start_rng is None:
             rewinding.start_rng = get_rng_state()
@@ -225,7 +226,7 @@ class LotteryMixin(SearchMixin):
     def _save(self, output_dir: str | None = None, *args, **kwargs) -> None:
         super()._save(output_dir, *args, **kwargs)
         if self._mask is not None and self.args.should_save:
-            write_mask(self._mask, Path(output_dir or self.args.output_dir) / MASK_FILE)
+            self._mask.save(Path(output_dir or self.args.output_dir) / MASK_FILE)
 
     # --- inside ---
 
@@ -295,7 +296,7 @@ class _MaskCallback(TrainerCallback):
         # where weights are saved as shards, Trainer._save is not called
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
         if args.should_save and saved.parent.is_dir() and not saved.is_file():
-            write_mask(self.trainer.mask, saved)
+            self.trainer.mask.save(saved)
 
     def on_train_end(self, args, state, control, **kwargs):
         if isinstance(self.trainer._masked_step, ZeroMaskedStep):

@@ -9,7 +9,7 @@ from hf_lottery.cli import app
 from hf_lottery.cli.instability import instability_of_run
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.runner.run import run
-from hf_lottery.training.network_folder import UnitFolder
+from hf_lottery.training.network_folder import NetworkFolder
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_instability_of_a_real_run_is_measured_once_and_reported(output_dir):
     for replicate in range(2):
         measured = json.loads((folder / f"replicate-{replicate}" / "instability.json").read_text())
         assert (measured["rewind_step"], len(measured["paths"][0]["errors"])) == (3, 30)
-        copy = UnitFolder(folder / f"replicate-{replicate}" / "order-1")
-        assert copy.mask() == UnitFolder(output_dir / f"replicate-{replicate}" / "round-01").mask()
+        copy = NetworkFolder(folder / f"replicate-{replicate}" / "order-1")
+        assert copy.mask() == NetworkFolder(output_dir / f"replicate-{replicate}" / "round-01").mask()
     files = sorted(folder.glob("replicate-*/order-*/result.json"))
     before = [file.stat().st_mtime_ns for file in files]
     CliRunner().invoke(app, arguments, catch_exceptions=False)

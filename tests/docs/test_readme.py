@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hf_lottery import Ticket
-from hf_lottery.training.network_folder import UnitFolder
+from hf_lottery.training.network_folder import NetworkFolder
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -16,7 +16,7 @@ def test_the_readmes_script_finds_a_ticket_and_trains_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(first, "README.md", "exec"), names)
-    results = [UnitFolder(tmp_path / f"outputs/script/round-{r:02d}").result() for r in range(4)]
+    results = [NetworkFolder(tmp_path / f"outputs/script/round-{r:02d}").result() for r in range(4)]
     left = {"hidden.0.weight": 235200, "hidden.2.weight": 30000, "classifier.weight": 1000}
     for line in results:
         assert {name: kept for name, (kept, _) in line["densities"].items()} == left

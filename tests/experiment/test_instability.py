@@ -10,7 +10,7 @@ from hf_lottery.experiment.instability import measure_instability, reach_rewind_
 from hf_lottery.mask import Mask
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.results.linear_path import LinearPath, earliest_stable_step, interpolate, linear_path
-from hf_lottery.training.network_folder import UnitFolder
+from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.trainer import LotteryTrainer
 
 A, B = {"w": torch.tensor([-1.0])}, {"w": torch.tensor([1.0])}
@@ -117,13 +117,13 @@ def test_copies_start_at_the_same_point_and_differ_by_their_data_order_alone(tmp
     trainer = make_trainer(tmp_path / "run")
     found = measure_instability(trainer, tmp_path / "paths", seeds=[1, 2, 3], points=5)
     assert (found.rewind_step, found.density, len(found.paths)) == (3, 1.0, 3)
-    one, two = (UnitFolder(tmp_path / "paths" / f"order-{seed}").trained().tensors for seed in (1, 2))
+    one, two = (NetworkFolder(tmp_path / "paths" / f"order-{seed}").trained().tensors for seed in (1, 2))
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
     # the same seed in another process gives the same copy, bit for bit
     again = make_trainer(tmp_path / "run")
     measure_instability(again, tmp_path / "again", seeds=[2, 1], points=2)
-    repeated = UnitFolder(tmp_path / "again" / "order-1").trained().tensors
+    repeated = NetworkFolder(tmp_path / "again" / "order-1").trained().tensors
     assert all(torch.equal(one[name], repeated[name]) for name in one)
 
 
@@ -132,7 +132,7 @@ def test_without_learning_the_copies_are_the_rewind_point(tmp_path):
     found = measure_instability(trainer, tmp_path / "paths", seeds=[1, 2], points=4)
     start = trainer.rewind_point.tensors
     for seed in (1, 2):
-        trained = UnitFolder(tmp_path / "paths" / f"order-{seed}").trained().tensors
+        trained = NetworkFolder(tmp_path / "paths" / f"order-{seed}").trained().tensors
         assert all(torch.allclose(trained[name], start[name], rtol=0, atol=1e-20) for name in start)
     assert found.mean == 0 and found.stable
     written = json.loads((tmp_path / "paths" / "instability.json").read_text())
@@ -146,7 +146,7 @@ def test_the_ends_of_a_path_are_the_copies_own_test_errors(tmp_path):
     (path,) = measure_instability(trainer, tmp_path / "paths", mask=mask, seeds=[4, 5], points=3).paths
     data = Blobs(16, 3)
     for seed, error in ((4, path.errors[0]), (5, path.errors[-1])):
-        unit = UnitFolder(tmp_path / "paths" / f"order-{seed}")
+        unit = NetworkFolder(tmp_path / "paths" / f"order-{seed}")
         tensors = unit.trained().tensors
         assert all(not tensors[name][~kept].any() for name, kept in mask.items())
         model = LeNetForImageClassification(LeNetConfig(hidden_sizes=[6], image_size=4, num_labels=2))
@@ -170,7 +170,7 @@ def test_finished_copies_are_not_trained_again_and_other_masks_are_refused(tmp_p
 def test_a_fixed_data_seed_does_not_fix_the_copies_orders(tmp_path):
     trainer = make_trainer(tmp_path / "run", data_seed=7)
     measure_instability(trainer, tmp_path / "paths", seeds=[1, 2], points=2)
-    one, two = (UnitFolder(tmp_path / "paths" / f"order-{seed}").trained().tensors for seed in (1, 2))
+    one, two = (NetworkFolder(tmp_path / "paths" / f"order-{seed}").trained().tensors for seed in (1, 2))
     assert any(not torch.equal(one[name], two[name]) for name in one)
     assert trainer.accelerator.dataloader_config.data_seed == 7
 

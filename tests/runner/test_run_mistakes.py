@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from hf_lottery.cli import main
+from hf_lottery.files import write_text
 from hf_lottery.recipe.recipe import load_recipe
+from hf_lottery.results.evaluations import summarise
 from hf_lottery.results.linear_path import LinearPath
 from hf_lottery.runner.run import run
-from hf_lottery.training.network_folder import summarise, write_text
 
 SMALL = ["training.max_steps=4", "training.eval_steps=2", "lottery.num_rounds=0", "training.use_cpu=true"]
 

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 from transformers import EarlyStoppingCallback, Trainer
 
 from hf_lottery import LotteryConfig, LotteryMixin, LotteryTrainer, Mask
-from hf_lottery.training.network_folder import UnitFolder
+from hf_lottery.training.network_folder import NetworkFolder
 from tests.tiny import Net, Recorder, curve, examples, make_trainer, same, seeded_net, weights
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
@@ -148,7 +148,7 @@ def search(folder, rounds=3, **settings):
 
 
 def lines(folder, rounds=3):
-    results = [UnitFolder(folder / f"round-{r:02d}").result() for r in range(rounds + 1)]
+    results = [NetworkFolder(folder / f"round-{r:02d}").result() for r in range(rounds + 1)]
     return [{k: v for k, v in line.items() if k != "train_seconds"} for line in results]
 
 
@@ -161,7 +161,7 @@ def test_find_ticket_counts_what_it_prunes_and_puts_it_on_disk(tmp_path):
     sizes = {"first.weight": 288, "classifier.weight": 72}
     left = dict(sizes)
     for number, line in enumerate(results):
-        mask = UnitFolder(tmp_path / f"round-{number:02d}").mask()
+        mask = NetworkFolder(tmp_path / f"round-{number:02d}").mask()
         assert {name: kept for name, (kept, _) in line["densities"].items()} == left
         assert line["kept"] == sum(left.values()) == mask.count() and line["prunable"] == 360
         assert line["density"] == line["kept"] / 360 and line["fingerprint"] == mask.fingerprint()

@@ -1,0 +1,30 @@
+"""The name that was probably meant, for error messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def nearest(value: object, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The choice that is most like `value`; None where none is, or `value` is no text.
+
+    Args:
+        value: what was written.
+        choices: what is allowed.
+        cutoff: the least similarity, 0 to 1, as in `difflib`.
+    """
+    close = get_close_matches(value, list(choices), n=1, cutoff=cutoff) if isinstance(value, str) else []
+    return close[0] if close else None
+
+
+def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> str:
+    """`did you mean 'x'?` for the nearest choice; `otherwise` where none is near."""
+    near = nearest(value, choices)
+    return otherwise if near is None else f"did you mean '{near}'?"
+
+
+def in_brackets(value: object, choices: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, to stand behind a sentence; '' where no choice is near."""
+    hint = did_you_mean(value, choices)
+    return f" ({hint})" if hint else ""
