@@ -84,7 +84,7 @@ def _eval_results(info: Mapping[str, Any], results: Results, round: int) -> list
     name = f"test {results.metric} at {formatting.percent(results.density(TICKET, round))} density"
     return [
         EvalResult(
-            task_type=TASKS.get(info.get("task"), UNKNOWN).hub_tag,
+            task_type=TASKS.get(info.get("task"), UNKNOWN).pipeline_tag,
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="test",

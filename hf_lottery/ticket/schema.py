@@ -26,7 +26,7 @@ ENCODINGS = ("packed", "deflate")
 # dense: in rewind.safetensors, all values
 STORED = ("base", "frozen", "derived", "survivors", "dense")
 CONTROLS = (
-    *("ticket", "random_reinit", "random_mask", "no_rewinding", "learning_rate_rewinding", "one_shot"),
+    *("random_reinit", "random_mask", "no_rewinding", "learning_rate_rewinding", "one_shot"),
     *("shuffled_weights", "signed_reinit"),
 )
 DTYPES = (
@@ -144,7 +144,7 @@ _SIZE = v.integer(0, _COUNT)
 _DENSITIES = v.mapping(_NAME, v.list_of(_SIZE, 2), 1 << 16)  # name -> [kept, all]
 RESULT_KEYS = {"replicate", "round", "control", "density"}
 RESULT_VALUES: dict[str, v.Check] = {
-    "control": v.one_of(CONTROLS),
+    "control": v.one_of(("ticket", *CONTROLS)),
     "replicate": _SIZE,
     "round": _SIZE,
     "sample": _SIZE,

@@ -11,11 +11,11 @@ class TaskName:
 
     Args:
         heads: what the name of a model's class ends with; the Auto class is `AutoModel` and the first of them.
-        hub_tag: the Hub's name of the task.
+        pipeline_tag: the name of the task on the Hub.
     """
 
     heads: tuple[str, ...]
-    hub_tag: str
+    pipeline_tag: str
 
     @property
     def auto_class(self) -> str:
