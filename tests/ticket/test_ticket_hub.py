@@ -111,7 +111,7 @@ def test_a_push_that_breaks_off_leaves_the_old_ticket(hub, where):
     old = dict(hub.tree("you/ticket"))
     hub.fail = where
     with pytest.raises((HfHubHTTPError, RuntimeError)):
-        tiny_ticket(density=0.1, pruned_becomes="init").push_to_hub("you/ticket", token=TOKEN)
+        tiny_ticket(density=0.1, pruned_value="init").push_to_hub("you/ticket", token=TOKEN)
     hub.fail = None
     assert hub.tree("you/ticket") == old
     assert Ticket.from_pretrained("you/ticket").mask == tiny_ticket(density=0.5).mask
@@ -227,7 +227,7 @@ def test_a_later_rewind_point_is_stored(base):
     mask = Mask.ones({"classifier.weight": model.classifier.weight})
     rewind = RewindPoint.capture(model, step=2)
     info = ticket_info(model, mask, rewind, LotteryConfig())
-    assert {entry["theta"] for entry in info["base_tensors"].values()} == {"derived"}
+    assert {entry["stored"] for entry in info["base_tensors"].values()} == {"derived"}
     assert info["base_model"] == "you/bert"
 
 
