@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.recipe.architecture import check_architecture
+from hf_lottery.models.architecture import architecture_problems
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection, read_controls
 from hf_lottery.recipe.settings import OWNERS, check_settings, settings_of
@@ -86,8 +86,9 @@ def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, An
 
 def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
     model = _own(source, "model", ModelSection, given)
-    for path, sentence in [] if model is None else check_architecture(model):
-        source.add(path, sentence)
+    if model is not None and model.architecture is not None:
+        for below, sentence in architecture_problems(model.architecture, model.config):
+            source.add(("model", *below), sentence)
     return model
 
 
