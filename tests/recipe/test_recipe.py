@@ -67,7 +67,7 @@ training:
   warmup_steps: 1e-1
   seed: 5e1                     # WRONG: training.seed is 50.0; a whole number: write 50
   weight_decay: 0
-  weight_decay: 1               # WRONG: training.weight_decay stands twice, on lines 20 and 21
+  weight_decay: 1               # WRONG: training.weight_decay is there twice, on lines 20 and 21
   report_to: 3                  # WRONG: text or a list
   log_level: loud               # WRONG: one of detail, debug, info
   gradient_accumulation_steps: 0  # WRONG: 1 or more

@@ -299,7 +299,7 @@ def test_neither_name_nor_path_is_refused():
 def test_a_truncated_idx_file_is_named(idx, kind, kept):
     path = idx / "MNIST" / "raw" / f"train-{kind}-ubyte"
     path.write_bytes(path.read_bytes()[: min(kept, 30)])
-    with pytest.raises(ValueError, match=rf"train-{kind}-ubyte \(\d+ bytes\) is cut short or is no idx file"):
+    with pytest.raises(ValueError, match=rf"train-{kind}-ubyte \(\d+ bytes\) is incomplete or is no idx file"):
         task.load(task.Data(path=str(idx)))
 
 
@@ -317,7 +317,7 @@ def test_more_images_than_labels_are_refused(idx):
 
 def test_without_a_network_it_says_what_to_do(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"'ylecun/mnist', which could not be had from the Hub .*data\.path=FOLDER"):
+    with pytest.raises(ValueError, match=r"'ylecun/mnist', which cannot be loaded from the Hub .*data\.path=FOLDER"):
         task.load(task.Data(name="ylecun/mnist"))
 
 
