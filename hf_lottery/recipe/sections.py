@@ -78,7 +78,7 @@ class ModelSection(Section):
 
 
 class Control(Section):
-    """One comparison.
+    """One control: networks that the tickets are compared with.
 
     Args:
         name: one of CONTROLS.

@@ -68,6 +68,15 @@ def architecture_config(architecture: str, given: dict[str, Any], defaults: dict
         raise ValueError(f"model.config does not fit the architecture {architecture}: {error}") from error
 
 
+def require_classes(model: PreTrainedModel, num_labels: int) -> None:
+    """Raise ValueError if the data have more classes than the model."""
+    if model.config.num_labels < num_labels:
+        raise ValueError(
+            f"the data have {num_labels} classes, but model.config.num_labels is {model.config.num_labels}: "
+            f"leave it out, or set it to {num_labels}"
+        )
+
+
 def model_not_found(name_or_path: str) -> str:
     """The sentence for a model that is neither in a folder nor on the Hub."""
     return (

@@ -25,7 +25,7 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
 
     try:
         found = load_dataset(name)
-    except (OSError, ValueError, DatasetGenerationError) as error:  # an OSError too: ConnectionError
+    except (OSError, ValueError, DatasetGenerationError) as error:  # ConnectionError is an OSError
         if Path(name).is_dir():
             # a DatasetGenerationError's own message has no reason
             why = error.__cause__ or error if isinstance(error, DatasetGenerationError) else error

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_lottery.tasks import TaskData
 from hf_lottery.tasks.augment import Augment, normalise
-from hf_lottery.tasks.building import build
+from hf_lottery.tasks.building import build, require_classes
 from hf_lottery.tasks.hub import require_folder
 from hf_lottery.tasks.image_sources import DIGITS, Images, idx_folder, load_digits, load_idx, load_table
 from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, check_labels, hold_out, subset, take_batch
@@ -105,11 +105,7 @@ def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTraine
                 f"the images have shape {(channels, height, width)} (channels, height, width), but the model's {name} "
                 f"is {config[name]}: set model.config.{name}={value}{resize}"
             )
-    if model.config.num_labels < task_data.train.num_labels:
-        raise ValueError(
-            f"the data have {task_data.train.num_labels} classes, but model.config.num_labels is "
-            f"{model.config.num_labels}: leave it out, or set it to {task_data.train.num_labels}"
-        )
+    require_classes(model, task_data.train.num_labels)
     return model
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_lottery.tasks import TaskData
-from hf_lottery.tasks.building import build
+from hf_lottery.tasks.building import build, require_classes
 from hf_lottery.tasks.hub import load_splits, read_labels, require_column, require_folder
 from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, check_labels, hold_out, subset, take_batch
 from hf_lottery.tasks.tokenizing import TrainTokenizer, load_tokenizer, require_padding, train_tokenizer
@@ -111,11 +111,7 @@ def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTraine
             f"data.max_length is {length}, but the model reads at most {positions} tokens: "
             f"set data.max_length={positions}"
         )
-    if model.config.num_labels < train.num_labels:
-        raise ValueError(
-            f"the data have {train.num_labels} classes, but model.config.num_labels is {model.config.num_labels}: "
-            f"leave it out, or set it to {train.num_labels}"
-        )
+    require_classes(model, train.num_labels)
     return model
 
 
@@ -156,9 +152,10 @@ def _encode(table: Any, column: str, tokenizer: PreTrainedTokenizerBase, max_len
         encoded = tokenizer(texts, truncation=True, max_length=max_length, padding="max_length")
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
-    encode([""])  # a first call sets the tokenizer's truncation, which is part of the fingerprint that map goes by
+    # `map` stores its result under a fingerprint, which includes the tokenizer's truncation; a first call sets it
+    encode([""])
     tokens = table.map(encode, input_columns=column, batched=True, remove_columns=table.column_names)
     tensors = {name: tensor.long() for name, tensor in tokens.with_format("torch")[:].items()}
-    # an empty text is one token of padding: attention over nothing would be nan
+    # an empty text becomes one token of padding: attention over no token at all is nan
     tensors["attention_mask"][:, 0] = 1
     return tensors
