@@ -1,4 +1,4 @@
-"""LotteryConfig: every knob of a ticket search."""
+"""LotteryConfig: all settings of a ticket search."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AUTO = "auto"
 
 @dataclass
 class LotteryConfig:
-    """How tickets are searched for: what is pruned, by what score, how often, and where the survivors go back to.
+    """The settings of a ticket search: what is pruned, by which criterion, how often, and to which step it rewinds.
 
     Raises:
         ValueError: a value is out of its range; the message names the field, the value and what is allowed.
@@ -40,11 +40,13 @@ class LotteryConfig:
         metadata={"help": "Prunings. 5 means rounds 0 to 5, six trainings, the last at density (1 − pruning_rate)^5."},
     )
     pruning_rate: float = field(
-        default=0.2, metadata={"help": "Share of the weights that are left that a round removes, between 0 and 1."}
+        default=0.2, metadata={"help": "Share of the remaining weights that a round removes, between 0 and 1."}
     )
     pruning_rates: dict[str, float] = field(
         default_factory=dict,
-        metadata={"help": "Module-name pattern -> its own rate, e.g. {classifier: 0.1}. 0 leaves the weights alone."},
+        metadata={
+            "help": "Module-name pattern -> its own rate, e.g. {classifier: 0.1}. 0: these weights are not pruned."
+        },
     )
     scope: str = field(
         default="layer",
@@ -56,12 +58,12 @@ class LotteryConfig:
     )
     pattern: str = field(
         default="weight",
-        metadata={"help": "What is removed together: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
+        metadata={"help": "The unit of pruning: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
     )
     prune_embeddings: str | None = field(
         default=None,
         metadata={
-            "help": "rows: whole rows of the token embeddings too, those worth least. Unset: none.",
+            "help": "rows: prune whole rows of the token embeddings too, those with the lowest scores. Unset: none.",
             "choices": (*EMBEDDINGS, None),
         },
     )
@@ -73,7 +75,7 @@ class LotteryConfig:
         },
     )
     exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names of modules to leave alone, in the same form."}
+        default=None, metadata={"help": "Names of modules that are not pruned, in the same form."}
     )
     rewind_step: float | str = field(
         default=0,
@@ -87,7 +89,10 @@ class LotteryConfig:
     )
     retraining: str = field(
         default="weight_rewinding",
-        metadata={"help": f"How survivors are trained again: one of {', '.join(RETRAINING)}.", "choices": RETRAINING},
+        metadata={
+            "help": f"How the remaining weights are retrained: one of {', '.join(RETRAINING)}.",
+            "choices": RETRAINING,
+        },
     )
     pruned_value: str = field(
         default="zero",
@@ -130,13 +135,13 @@ class LotteryConfig:
             )
 
     def resolve_rewind_step(self, max_steps: int) -> int:
-        """k in optimizer steps, of a training of `max_steps`: a `rewind_step` below 1 is a share, rounded up."""
+        """k in optimizer steps, of a training of `max_steps` steps. A `rewind_step` below 1 is a share, rounded up."""
         if self.rewind_step < 1:
             return -int(-self.rewind_step * max_steps // 1)
         return int(self.rewind_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as plain JSON values."""
+        """The fields by name, as JSON values."""
         return asdict(self)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from hf_lottery.distributed.processes import named_tensors
 from hf_lottery.export.source import Source
-from hf_lottery.tasks.causal_lm import load_tokenizer, pretrained_model
+from hf_lottery.tasks.language_models import pretrained_model
+from hf_lottery.tasks.tokenizing import load_tokenizer
 
 SPARSE = 0.01  # a base model with a smaller share of exact zeros counts as dense: single weights are 0 by chance
 
@@ -72,7 +73,7 @@ def save_merged(source: Source, folder: str | os.PathLike, keep_zeros: bool = Fa
     if lora is not None:
         model, zeros = merge(model, keep_zeros)
     model.save_pretrained(folder)
-    load_tokenizer(recipe.data, recipe.model).save_pretrained(folder)
+    load_tokenizer(recipe.data.tokenizer, recipe.model).save_pretrained(folder)
     return Path(folder), zeros
 
 

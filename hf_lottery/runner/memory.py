@@ -14,7 +14,7 @@ from hf_lottery.pruning.targets import LINEAR_MODULES, prunable
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.adapters import refuse_what_a_mask_cannot_be_over, require_places
 from hf_lottery.runner.network import refuse_what_does_not_go_together
-from hf_lottery.tasks.causal_lm import model_config
+from hf_lottery.tasks.language_models import model_config
 
 GIB = 1 << 30
 _STATES = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "lion": 1}  # moments a weight; Adam and others: 2

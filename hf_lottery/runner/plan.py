@@ -21,7 +21,8 @@ from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.build import build_trainer, load_data, make_experiment
 from hf_lottery.runner.memory import GIB, Size, memory_of_this_machine, network_size
 from hf_lottery.runner.speed import Speed, estimate_speed
-from hf_lottery.tasks.causal_lm import has_weights, load_rows
+from hf_lottery.tasks.instruction_rows import load_rows
+from hf_lottery.tasks.language_models import has_weights
 from hf_lottery.ticket.rewind_point import RewindPoint
 
 WARM_UP_STEPS, TIMED_STEPS = 10, 40

@@ -122,7 +122,6 @@ def test_the_plan_is_that_of_the_experiment(tmp_path):
     plan = [
         Control(name="random_reinit", rounds=[1, 3], per_ticket=3),
         Control(name="random_mask"),
-        Control(name="dense"),
     ]
     units = Experiment(tmp_path, 4, 2, plan, 0, make_trainer=None).units()
     assert planned_units(recipe) == {(unit.replicate, unit.round, unit.control, unit.sample) for unit in units}
