@@ -17,7 +17,7 @@ from torch import Tensor, ones
 
 from hf_lottery.files import write_tensors
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.lora_density import live_ranks, pairs
+from hf_lottery.pruning.lora import live_ranks, lora_pairs
 
 PREFIX = "base_model.model."
 
@@ -79,7 +79,7 @@ def without_pruned_ranks(
     if config.lora_bias:
         raise ValueError("lora_bias adds a bias to a module also where no rank is left: export --to adapter")
     result, ranks, alphas, gone = dict(tensors), {}, {}, []
-    for (path, adapter), (a, b) in pairs(tensors).items():
+    for (path, adapter), (a, b) in lora_pairs(tensors).items():
         module = path.removeprefix(PREFIX)
         kept_a, kept_b = (mask[n] if n in mask else ones(tensors[n].shape, dtype=bool) for n in (a, b))
         live = live_ranks(kept_a.cpu(), kept_b.cpu())
@@ -113,7 +113,7 @@ def adapter_name(tensors: Mapping[str, Tensor]) -> str:
     Raises:
         ValueError: there is none, or there are several.
     """
-    names = sorted({adapter for _, adapter in pairs(tensors)})
+    names = sorted({adapter for _, adapter in lora_pairs(tensors)})
     if len(names) != 1:
         what = f"{len(names)} adapters ({', '.join(names)}), and one is exported at a time" if names else "no LoRA"
         raise ValueError(f"there is {what}: an adapter comes of a run with the section peft")

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from hf_lottery.config import CRITERIA, PRUNED_VALUES, RETRAINING, SCOPES
+from hf_lottery.config import CRITERION_NAME, PRUNED_VALUES, RETRAINING, SCOPES
 from hf_lottery.ticket.document import TicketError
 
 SCHEMA = "1.0"
@@ -321,7 +321,7 @@ INFO_FIELDS: dict[str, Check] = {
     "task": _optional(_one_of(TASKS)),
     "config": _optional(_config_value),
     "lora": _optional(_record(LORA_FIELDS, required=("r",))),
-    "criterion": _one_of(CRITERIA),
+    "criterion": _matches(CRITERION_NAME, "the name of a criterion or of a function"),
     "scope": _one_of(SCOPES),
     "pattern": _matches(re.compile(r"weight|neuron|head|rank|\d{1,3}:\d{1,3}"), "weight, neuron, head, rank or n:m"),
     "retraining": _one_of(RETRAINING),

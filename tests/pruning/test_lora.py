@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
-from hf_lottery.pruning.lora_density import delta_counts, delta_density, live_ranks, pairs
+from hf_lottery.pruning.lora import delta_counts, delta_density, live_ranks, lora_pairs
 from hf_lottery.pruning.targets import prunable
 from hf_lottery.runner.adapters import add_adapter
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
@@ -58,7 +58,7 @@ def test_delta_is_counted_from_the_masks_as_brute_force_does():
     mask = Mask({n: torch.rand(parameters[n].shape, generator=draw) < 0.2 for n in names})
     counts = delta_counts(mask, parameters)
     assert len(counts) == len(MODULES)
-    for (module, _), (a, b) in pairs(names).items():
+    for (module, _), (a, b) in lora_pairs(names).items():
         kept = sum(
             any(mask[b][i, k] and mask[a][k, j] for k in range(4))
             for i in range(mask[b].shape[0])
@@ -152,10 +152,10 @@ def test_bs_zeros_before_training_never_wipe_a_tensor(lottery, tmp_path):
     mask = trainer.prune()  # at step 0: every entry of every B is 0
     total = mask.numel()
     if lottery.get("pattern") == "rank":
-        ranks = [int(live_ranks(mask[a], mask[b]).sum()) for a, b in pairs(mask).values()]
+        ranks = [int(live_ranks(mask[a], mask[b]).sum()) for a, b in lora_pairs(mask).values()]
         assert sum(ranks) == 12
         assert mask.count() == sum(
-            r * sum(mask[n].numel() // 4 for n in p) for r, p in zip(ranks, pairs(mask).values(), strict=True)
+            r * sum(mask[n].numel() // 4 for n in p) for r, p in zip(ranks, lora_pairs(mask).values(), strict=True)
         )
     else:
         assert mask.count() == total - round(0.25 * total)
