@@ -71,7 +71,7 @@ class LotteryConfig:
     prune_embeddings: str | None = field(
         default=None,
         metadata={
-            "help": "rows: whole rows of the token embeddings too, those worth least. Unset: none.",
+            "help": "rows: also whole rows of the token embeddings, of the lowest mean score. Unset: none.",
             "choices": (*EMBEDDINGS, None),
         },
     )
