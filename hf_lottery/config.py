@@ -35,7 +35,7 @@ CRITERION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # as a ticket recor
 
 @dataclass
 class LotteryConfig:
-    """How tickets are searched for: which weights are pruned, by what score, how often, and what they are rewound to.
+    """The settings of a ticket search: what is pruned, by which criterion, how often, and to which step it rewinds.
 
     Raises:
         ValueError: a value is out of its range; the message names the field, the value and what is allowed.
@@ -66,12 +66,12 @@ class LotteryConfig:
     )
     pattern: str = field(
         default="weight",
-        metadata={"help": "What is pruned together: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
+        metadata={"help": "The unit of pruning: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
     )
     prune_embeddings: str | None = field(
         default=None,
         metadata={
-            "help": "rows: also whole rows of the token embeddings, of the lowest mean score. Unset: none.",
+            "help": "rows: prune whole rows of the token embeddings too, those with the lowest scores. Unset: none.",
             "choices": (*EMBEDDINGS, None),
         },
     )
@@ -159,7 +159,7 @@ class LotteryConfig:
         return int(self.rewind_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as plain JSON values; a criterion that is a function by its name."""
+        """The fields by name, as JSON values; a criterion that is a function by its name."""
         return {**asdict(self), "criterion": self.criterion_name}
 
 

@@ -97,10 +97,10 @@ def head_scores(
         name of the attention layer -> (heads,); pruned weights count as 0.
     """
     result = {}
-    for layer, those in heads.items():
+    for layer, layer_heads in heads.items():
         views = {
-            name: those.view(comparable(scores[name], key, alive[name], name) * alive[name], name)
-            for name in those.names
+            name: layer_heads.view(comparable(scores[name], key, alive[name], name) * alive[name], name)
+            for name in layer_heads.names
         }
         total = sum(view.sum(1) for view in views.values())
         result[layer] = total / sum(view.shape[1] for view in views.values())
@@ -131,24 +131,26 @@ def prune_heads(
     """
     living, layer_rates = {}, {}
     require_projections(heads, alive)
-    for layer, those in heads.items():
-        of_layer = {(rates or {}).get(name, rate) for name in those.names}
+    for layer, layer_heads in heads.items():
+        of_layer = {(rates or {}).get(name, rate) for name in layer_heads.names}
         if len(of_layer) > 1:
             raise ValueError(f"the projections of '{layer}' have different pruning rates; heads need the same for all")
         layer_rates[layer] = of_layer.pop()
-        living[layer] = torch.stack([those.view(alive[name], name).any(1) for name in those.names]).any(0)
+        living[layer] = torch.stack([layer_heads.view(alive[name], name).any(1) for name in layer_heads.names]).any(0)
     kept = prune(head_scores(scores, alive, heads, key), Mask(living), rate, layer_rates, scope)
     result = dict(alive)
-    for layer, those in heads.items():
-        for name in those.names:
-            result[name] = alive[name] & those.expand(kept[layer].to(alive[name].device), name, alive[name].shape)
+    for layer, layer_heads in heads.items():
+        for name in layer_heads.names:
+            result[name] = alive[name] & layer_heads.expand(
+                kept[layer].to(alive[name].device), name, alive[name].shape
+            )
     return Mask(result)
 
 
 def require_projections(heads: Mapping[str, Heads], names: Collection[str]) -> None:
     """Raise a ValueError if a projection of an attention layer is not among the `names` of weights to prune."""
-    for layer, those in heads.items():
-        for name in those.names:
+    for layer, layer_heads in heads.items():
+        for name in layer_heads.names:
             if name not in names:
                 raise ValueError(
                     f"a head is pruned in all four projections of '{layer}', and '{name}' is not among the weights "

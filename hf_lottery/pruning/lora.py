@@ -134,7 +134,7 @@ def require_nonzero_b(weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         if ".lora_B." in f".{name}." and not weight.any():
             raise ValueError(
-                f"'{name}' is all zeros, as before training, and scope global would prune all of it for that: use "
+                f"'{name}' is all zeros, as before training, and scope global would prune all of it: use "
                 "criterion lora_product, pattern rank or scope layer, or train first"
             )
 
@@ -144,7 +144,7 @@ def require_nonzero_scores(scores: Mapping[str, Tensor], criterion: str, scope: 
     for name, score in scores.items():
         if ".lora_" in name and not score.any():
             raise ValueError(
-                f"criterion {criterion} finds every weight of '{name}' worth 0, so that scope {scope} would prune "
+                f"criterion {criterion} gives every weight of '{name}' the score 0, so that scope {scope} would prune "
                 "all of it: train first, or use criterion lora_product, or scope layer"
             )
 

@@ -80,6 +80,18 @@ def test_a_mask_over_b_alone_counts_a_as_kept_and_no_lora_has_no_delta():
     assert delta_density(Mask({"x": torch.ones(2, dtype=torch.bool)}), {"x": torch.ones(2)}) == {}
 
 
+def test_an_embeddings_adapter_counts_as_every_other():
+    model = get_peft_model(tiny_lm.model(), _config(target_modules=["embed_tokens"]))
+    parameters = dict(model.named_parameters())
+    (((module, adapter), (a, b)),) = lora_pairs(parameters).items()
+    assert module.endswith("embed_tokens") and adapter == "default"
+    kept = torch.zeros(parameters[a].shape, dtype=torch.bool)
+    kept[2, :5] = True  # one rank, five tokens
+    assert delta_counts(Mask({a: kept}), parameters) == {
+        module: (5 * parameters[b].shape[0], parameters[a].shape[1] * parameters[b].shape[0])
+    }
+
+
 def test_a_rank_lives_while_both_its_row_and_its_column_do():
     a = torch.tensor([[1, 0], [0, 0], [1, 1]], dtype=torch.bool)
     b = torch.tensor([[1, 1, 0], [0, 1, 0]], dtype=torch.bool)
@@ -248,6 +260,6 @@ def test_before_training_ties_never_take_a_whole_tensor(tmp_path, criterion):
     trainer = _trainer(get_peft_model(tiny_lm.model(), _config()), tmp_path, config)
     if criterion == "movement":
         trainer._rewind_callback.point = RewindPoint.capture(trainer.model)
-    with pytest.raises(ValueError, match=f"criterion {criterion} finds every weight of .* train first"):
+    with pytest.raises(ValueError, match=f"criterion {criterion} gives every weight of .* train first"):
         trainer.prune()
     assert trainer.mask.density() == 1

@@ -99,7 +99,7 @@ def test_a_newer_minor_version_may_nest_what_we_do_not_know(tmp_path):
     tiny_ticket(criterion="magnitude", pattern="weight").save_pretrained(tmp_path)
 
     def newer(document):
-        document.update(schema="1.7", criterion="hessian", lora={"r": 4, "arrow": True})
+        document.update(schema="1.7", criterion={"name": "hessian"}, lora={"r": 4, "arrow": True})
 
     reseal(tmp_path, newer)
     with pytest.warns(UserWarning, match="newer"):

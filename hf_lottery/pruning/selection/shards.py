@@ -37,7 +37,7 @@ class Shards:
 
         Args:
             parameters: name -> DTensor, split along dimension 0 over one dimension of its mesh and replicated over the
-                others; the same split of the same mesh for all. `to_local()` of each is what goes into `select`.
+                others; the same split of the same mesh for all. `to_local()` of each is what `select` gets.
 
         Raises:
             ValueError: there are no parameters, or one is not split in this way.
