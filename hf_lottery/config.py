@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from types import FunctionType
 from typing import Any
 
 from hf_lottery.suggest import in_brackets
 
+# the names of `hf_lottery.pruning.criteria.CRITERIA`, which a config can be checked by without importing it
 CRITERIA = (
     "magnitude",
     "random",
@@ -20,11 +24,13 @@ CRITERIA = (
     "wanda",
     "lora_product",
 )
+PATTERNS = ("weight", "neuron", "head", "rank", "n:m")  # the names of `hf_lottery.pruning.patterns.PATTERNS`
 SCOPES = ("layer", "global", "erk", "uniform")
 EMBEDDINGS = ("rows",)
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 AUTO = "auto"
+CRITERION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # as a ticket records it
 
 
 @dataclass
@@ -52,9 +58,13 @@ class LotteryConfig:
         default="layer",
         metadata={"help": f"Where scores are compared: one of {', '.join(SCOPES)}.", "choices": SCOPES},
     )
-    criterion: str = field(
+    criterion: str | Callable[..., dict] = field(
         default="magnitude",
-        metadata={"help": f"What a weight is worth: one of {', '.join(CRITERIA)}.", "choices": CRITERIA},
+        metadata={
+            "help": f"How a weight is scored; the lowest scores are pruned: one of {', '.join(CRITERIA)}. In Python "
+            "also a function (weights, context) -> scores; see hf_lottery.pruning.custom.",
+            "choices": CRITERIA,
+        },
     )
     pattern: str = field(
         default="weight",
@@ -110,22 +120,30 @@ class LotteryConfig:
         for pattern, rate in self.pruning_rates.items():
             _require_rate(f"pruning_rates['{pattern}']", rate, zero_allowed=True)
         _require_choice("scope", self.scope, SCOPES)
-        _require_choice("criterion", self.criterion, CRITERIA)
+        _require_criterion(self.criterion)
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_pattern(self.pattern)
+        self._require_criterion_fits()
+        self._require_rewind_step()
+
+    def _require_criterion_fits(self) -> None:
+        """Refuse a criterion that the pattern, or pruning of embeddings, cannot use."""
         if self.pattern == "rank" and self.criterion not in ("magnitude", "lora_product"):
             raise ValueError(
-                f"criterion is {self.criterion!r}, and pattern rank judges a pair by the norms of its two vectors: "
+                f"criterion is {self.criterion_name!r}, and pattern rank scores a pair by the norms of its two "
+                "vectors: use criterion magnitude"
+            )
+        if self.prune_embeddings is None:
+            return
+        _require_choice("prune_embeddings", self.prune_embeddings, EMBEDDINGS)
+        if self.criterion in ("synflow", "wanda"):
+            raise ValueError(
+                f"prune_embeddings is rows, and criterion {self.criterion} cannot score embeddings: "
                 "use criterion magnitude"
             )
-        if self.prune_embeddings is not None:
-            _require_choice("prune_embeddings", self.prune_embeddings, EMBEDDINGS)
-            if self.criterion in ("synflow", "wanda"):
-                raise ValueError(
-                    f"prune_embeddings is rows, and criterion {self.criterion} cannot judge embeddings: "
-                    "use criterion magnitude"
-                )
+
+    def _require_rewind_step(self) -> None:
         if self.rewind_step == AUTO:
             return
         _require_number("rewind_step", self.rewind_step)
@@ -134,6 +152,11 @@ class LotteryConfig:
                 f"rewind_step is {self.rewind_step}; it must be a whole number of steps, or a share below 1"
             )
 
+    @property
+    def criterion_name(self) -> str:
+        """The criterion's name, also where the criterion is a function: what tickets and messages say."""
+        return self.criterion.__name__ if isinstance(self.criterion, FunctionType) else self.criterion
+
     def resolve_rewind_step(self, max_steps: int) -> int:
         """k in optimizer steps, of a training of `max_steps` steps. A `rewind_step` below 1 is a share, rounded up."""
         if self.rewind_step < 1:
@@ -141,8 +164,8 @@ class LotteryConfig:
         return int(self.rewind_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as JSON values."""
-        return asdict(self)
+        """The fields by name, as JSON values; a criterion that is a function by its name."""
+        return {**asdict(self), "criterion": self.criterion_name}
 
 
 def _require_number(name: str, value: Any) -> None:
@@ -167,12 +190,32 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{in_brackets(value, choices)}")
 
 
+def _require_criterion(criterion: Any) -> None:
+    """A known name, or a function that has a name of its own to write into a ticket."""
+    if not callable(criterion):
+        _require_choice("criterion", criterion, CRITERIA)
+        return
+    advice = "write it as `def my_scores(weights, context):` and pass my_scores"
+    if not isinstance(criterion, FunctionType) or not CRITERION_NAME.fullmatch(criterion.__name__):
+        raise ValueError(f"criterion is {criterion!r}, which has no name that a ticket could record: {advice}")
+    if criterion.__name__ in CRITERIA:
+        raise ValueError(
+            f"criterion is a function called {criterion.__name__!r}, which is also the name of a built-in criterion: "
+            "give it another name, or pass the name as text to use the built-in one"
+        )
+
+
 def _require_pattern(pattern: Any) -> None:
-    if pattern in ("weight", "neuron", "head", "rank"):
+    if pattern in PATTERNS and pattern != "n:m":
         return
-    n, _, m = str(pattern).partition(":")
-    if n.isdigit() and m.isdigit() and 0 < int(n) < int(m):
-        return
-    raise ValueError(
-        f"pattern is {pattern!r}; it must be weight, neuron, head, rank, or n:m with 0 < n < m, such as 2:4"
-    )
+    n, m = n_of_m(str(pattern)) or (0, 0)
+    if not 0 < n < m:
+        raise ValueError(
+            f"pattern is {pattern!r}; it must be weight, neuron, head, rank, or n:m with 0 < n < m, such as 2:4"
+        )
+
+
+def n_of_m(pattern: str) -> tuple[int, int] | None:
+    """`"2:4"` -> (2, 4); None for a pattern that is not of the form n:m."""
+    n, _, m = pattern.partition(":")
+    return (int(n), int(m)) if n.isdigit() and m.isdigit() else None

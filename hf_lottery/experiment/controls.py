@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.selection.select import select
-from hf_lottery.pruning.step import judge, next_mask
+from hf_lottery.pruning.step import next_mask, score
 from hf_lottery.random_state import get_rng_state, set_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.trainer import LotteryMixin
@@ -67,23 +68,23 @@ def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
     """
     ticket_mask, config = trainer.round_folder(number).mask(), trainer.lottery_config
     trainer.load_trained(0)
+    context = trainer.pruning_context()
     if (config.pattern, config.prune_embeddings) == ("weight", None):
-        mask = _cut(trainer, ticket_mask)
+        mask = _cut(context, ticket_mask)
     else:
-        at_once = {name: 1 - (1 - rate) ** number for name, rate in trainer.pruning_rates().items()}
-        trainer.lottery_config = replace(config, pruning_rate=1 - (1 - config.pruning_rate) ** number)
-        mask = next_mask(trainer, trainer.prunable_weights(), at_once)
+        at_once = {name: 1 - (1 - rate) ** number for name, rate in context.rates.items()}
+        config = replace(config, pruning_rate=1 - (1 - config.pruning_rate) ** number)
+        mask = next_mask(replace(context, config=config, rates=at_once))
     _start(trainer, mask, trainer.rewind_point)
 
 
-def _cut(trainer: LotteryMixin, like: Mask) -> Mask:
+def _cut(context: PruningContext, like: Mask) -> Mask:
     """Of the network as it is, the best weights: as many as `like` keeps, of every group that is pruned by itself.
 
     A group is a tensor, or, where scores are compared globally, the tensors of one rate.
     """
-    config, rates = trainer.lottery_config, trainer.pruning_rates()
-    how = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
-    scores, key = judge(trainer, trainer.prunable_weights(), how)
+    config, rates = context.config, context.rates
+    scores, key = score(context)
     groups: dict[str | float, list[str]] = {}
     for name in like:
         group = rates.get(name, config.pruning_rate) if config.scope == "global" else name

@@ -17,7 +17,7 @@ from torch import Tensor, ones
 
 from hf_lottery.files import write_tensors
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.lora_density import live_ranks, pairs
+from hf_lottery.pruning.lora import live_ranks, lora_pairs
 
 PREFIX = "base_model.model."
 
@@ -75,7 +75,7 @@ def without_pruned_ranks(
     """
     _require_only_ranks(tensors, config)
     result, ranks, alphas, gone = dict(tensors), {}, {}, []
-    for (path, adapter), (a, b) in pairs(tensors).items():
+    for (path, adapter), (a, b) in lora_pairs(tensors).items():
         module = path.removeprefix(PREFIX)
         live = _kept_ranks(tensors, mask, a, b, at_least_one=config.use_dora)
         if live.any():
@@ -136,7 +136,7 @@ def adapter_name(tensors: Mapping[str, Tensor]) -> str:
     Raises:
         ValueError: there is none, or there are several.
     """
-    names = sorted({adapter for _, adapter in pairs(tensors)})
+    names = sorted({adapter for _, adapter in lora_pairs(tensors)})
     if len(names) != 1:
         what = f"{len(names)} adapters ({', '.join(names)}), and one is exported at a time" if names else "no LoRA"
         raise ValueError(f"there is {what}: an adapter is trained by a recipe with the section peft")

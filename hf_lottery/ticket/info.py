@@ -63,7 +63,7 @@ def ticket_info(
         "config": _config(bare(model)),
         "lora": _lora(model),
         "pruned_becomes": lottery_config.pruned_value,
-        "criterion": lottery_config.criterion,
+        "criterion": lottery_config.criterion_name,
         "scope": lottery_config.scope,
         "pattern": lottery_config.pattern,
         "retraining": lottery_config.retraining,

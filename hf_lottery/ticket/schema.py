@@ -11,7 +11,7 @@ import re
 import warnings
 from typing import Any
 
-from hf_lottery.config import PRUNED_VALUES, RETRAINING, SCOPES
+from hf_lottery.config import CRITERION_NAME, PRUNED_VALUES, RETRAINING, SCOPES
 from hf_lottery.ticket import validators as v
 from hf_lottery.ticket.document import TicketError, check_digest, parse
 from hf_lottery.ticket.model_config import config_value
@@ -190,7 +190,7 @@ INFO_FIELDS: dict[str, v.Check] = {
     "task": v.optional(v.one_of(TASKS)),
     "config": v.optional(config_value),
     "lora": v.optional(v.record(LORA_FIELDS, required=("r",))),
-    "criterion": v.matches(r"[A-Za-z_][A-Za-z0-9_]{0,63}", "the name of a criterion: letters, digits and _"),
+    "criterion": v.matches(CRITERION_NAME, "the name of a criterion or of a function: letters, digits and _"),
     "scope": v.one_of(SCOPES),
     "pattern": v.matches(r"weight|neuron|head|rank|\d{1,3}:\d{1,3}", "weight, neuron, head, rank or n:m"),
     "retraining": v.one_of(RETRAINING),

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.files import write_text
-from hf_lottery.pruning.lora_density import delta_density
+from hf_lottery.pruning.lora import delta_density
 from hf_lottery.results.evaluations import evaluations, summarise
 from hf_lottery.ticket.info import ticket_info
 from hf_lottery.ticket.rewind_point import RewindPoint

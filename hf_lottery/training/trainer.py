@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ from transformers import Trainer, TrainerCallback
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import from_main, named_parameters, require_agreement
 from hf_lottery.mask import MASK_FILE, Mask
-from hf_lottery.pruning.step import next_mask, refuse_what_cannot_be_judged
+from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
+from hf_lottery.pruning.step import check_network, next_mask
 from hf_lottery.pruning.targets import match_rates, prunable
 from hf_lottery.random_state import get_rng_state, set_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -67,7 +69,7 @@ class LotteryMixin(SearchMixin):
         targets = prunable(self.model, *modules)
         self._targets = tuple(targets)
         self._rates = match_rates(config.pruning_rates, self._targets)
-        refuse_what_cannot_be_judged(self.model, config, targets, self._rates)
+        check_network(self.model, config, targets, self._rates)
         self.current_round = 0
         self._last_trained: int | None = None  # the round whose trained weights the model holds
         self._interrupted = False  # whether the last training broke off, and left the model somewhere in between
@@ -148,10 +150,34 @@ class LotteryMixin(SearchMixin):
     def prune(self) -> Mask:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
         self._at_rest()
-        mask = next_mask(self, self.prunable_weights(), self._rates)
+        mask = next_mask(self.pruning_context())
         self._set_mask(mask)
         self.current_round += 1
         return mask
+
+    def pruning_context(self) -> PruningContext:
+        """What the next pruning may use: model, weights, θ_k, calibration batches and loss."""
+
+        def batches() -> list:
+            if self.train_dataset is None:
+                raise ValueError(
+                    f"criterion {self.lottery_config.criterion_name} looks at data, and the trainer has no "
+                    "train_dataset: give it one, or use criterion magnitude"
+                )
+            drawn = list(islice(self.get_train_dataloader(), CALIBRATION_BATCHES))
+            return [self._prepare_inputs(batch) for batch in drawn]
+
+        return PruningContext(
+            model=self.model,
+            config=self.lottery_config,
+            mask=self.mask,
+            weights=self.prunable_weights(),
+            rates=self.pruning_rates(),
+            initial=lambda: self.rewind_point.tensors,
+            batches=batches,
+            loss=lambda batch: self.compute_loss(self.model, dict(batch)),
+            seed=self.args.seed * 1000 + self.current_round,
+        )
 
     def prunable_weights(self) -> dict[str, torch.nn.Parameter]:
         """The live parameters that the mask is over, by name."""

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.distributed.deepspeed import is_zero3
+from hf_lottery.pruning.criteria import DATA, criterion_of
 
 # optimizers that step inside backward, one parameter at a time, where no mask can reach
 STEPS_IN_BACKWARD = {
@@ -23,8 +24,6 @@ STEPS_IN_BACKWARD = {
 }
 
 ENDS_AT_ZERO = ("linear", "cosine")
-
-LOOK_AT_DATA = ("snip", "grasp", "synflow", "wanda")
 
 # optimizers that treat every coordinate alone: without gradient, moments and weight a coordinate stays at 0
 ELEMENTWISE = ("adamw_torch", "adamw_apex", "adamw_anyprecision", "sgd", "adagrad", "rmsprop", "lion_32bit")
@@ -88,10 +87,10 @@ def refuse_launchers(trainer: Trainer, config: LotteryConfig) -> None:
         raise ValueError("FSDP1 flattens weights so that masks lose their places: set fsdp_version to 2")
     if trainer.is_fsdp_enabled:
         refuse_empty_shards(dict(trainer.model.named_parameters()), trainer.args.world_size)
-    if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and config.criterion in LOOK_AT_DATA:
+    if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and criterion_of(config.criterion).needs == DATA:
         raise ValueError(
-            f"criterion {config.criterion} runs the whole model between trainings, which FSDP2 and DeepSpeed keep "
-            "apart or on the CPU: launch with DDP, or use criterion magnitude"
+            f"criterion {config.criterion_name} runs the whole model between trainings, which FSDP2 and DeepSpeed "
+            "keep apart or on the CPU: launch with DDP, or use criterion magnitude"
         )
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)

@@ -22,7 +22,7 @@ from hf_lottery.export.delta import Delta
 from hf_lottery.export.merged import merge
 from hf_lottery.export.shira import save_shira
 from hf_lottery.export.source import open_source
-from hf_lottery.pruning.lora_density import pairs
+from hf_lottery.pruning.lora import lora_pairs
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.runner.adapters import add_adapter
 from hf_lottery.runner.run import run
@@ -95,7 +95,7 @@ def _rank_mask(model):
     """Another number of ranks in every module, none in one; half of the pairs by A alone, half by B alone."""
     parameters = dict(model.named_parameters())
     mask = dict(Mask.ones({n: p for n, p in parameters.items() if ".lora_A." in n or ".lora_B." in n}))
-    for number, (a, b) in enumerate(pairs(mask).values()):
+    for number, (a, b) in enumerate(lora_pairs(mask).values()):
         gone = torch.arange(4)[number % 5 :]
         if number % 2:
             mask[a] = mask[a].index_fill(0, gone, False)

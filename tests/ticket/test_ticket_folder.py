@@ -12,7 +12,7 @@ from hf_lottery.config import LotteryConfig
 from hf_lottery.export.merged import merge, save_merged
 from hf_lottery.export.source import open_source
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.lora_density import delta_counts, live_ranks
+from hf_lottery.pruning.lora import delta_counts, live_ranks
 from hf_lottery.recipe.errors import RecipeError
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.tasks.building import locate

@@ -343,11 +343,11 @@ def test_snip_judges_by_the_trainers_own_loss(tmp_path):
 
 
 def test_criteria_that_look_at_data_see_no_dropout(tmp_path):
-    from hf_lottery.pruning.step import judge
+    from hf_lottery.pruning.step import score
 
     trainer = searcher(tmp_path, {"criterion": "wanda"})
     seen = []
     trainer.model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
-    judge(trainer, trainer.prunable_weights(), {})
+    score(trainer.pruning_context())
     assert seen and not any(seen)
     assert trainer.model.training and trainer.model.dropout.training
