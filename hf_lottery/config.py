@@ -27,7 +27,7 @@ PRUNED_VALUES = ("zero", "init")
 AUTO = "auto"
 
 
-@dataclass
+@dataclass(frozen=True)
 class LotteryConfig:
     """How tickets are searched for: what is pruned, by what score, how often, and where the survivors go back to.
 
