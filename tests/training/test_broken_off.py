@@ -41,6 +41,7 @@ def results(trainer) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    torch.set_num_threads(1)  # a fixture of a module is made before one_thread
     trainer = searcher(tmp_path_factory.mktemp("whole"), **EVALUATED)
     trainer.find_ticket()
     return trainer
