@@ -131,17 +131,18 @@ def redraw(model: nn.Module, seed: int) -> RewindPoint:
         elif isinstance(model, PreTrainedModel):
             fresh = RewindPoint.capture(type(model)(copy.deepcopy(model.config)))
         else:
-            clone = copy.deepcopy(model)
-            for name, module in clone.named_modules():
-                if any(True for _ in module.parameters(recurse=False)):
-                    if not callable(getattr(module, "reset_parameters", None)):
-                        raise ValueError(
-                            f"'{name}' ({type(module).__name__}) has no reset_parameters: cannot redraw it"
-                        )
-                    module.reset_parameters()
-            fresh = RewindPoint.capture(clone)
+            fresh = _redraw_modules(copy.deepcopy(model))
     names = {name for name, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers()).keys()
     return RewindPoint(0, {name: value for name, value in fresh.tensors.items() if name in names})
+
+
+def _redraw_modules(clone: nn.Module) -> RewindPoint:
+    for name, module in clone.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            if not callable(getattr(module, "reset_parameters", None)):
+                raise ValueError(f"'{name}' ({type(module).__name__}) has no reset_parameters: cannot redraw it")
+            module.reset_parameters()
+    return RewindPoint.capture(clone)
 
 
 def _redraw_adapters(model: PeftModel) -> RewindPoint:

@@ -115,11 +115,7 @@ class DeepSpeedTraining(TrainerCallback):
         trainer = self.trainer
         if not self.engine_runs:
             return
-        plain: dict[int, nn.Parameter] = {}
-        for parameter in trainer.model.parameters():
-            value = full(parameter).cpu()
-            value = value.float() if parameter.requires_grad else value
-            plain[id(parameter)] = nn.Parameter(value.clone(), requires_grad=parameter.requires_grad)
+        plain = _plain_parameters(trainer.model)
         modules = [(module, dict(module._parameters)) for module in trainer.model.modules()]
         trainer.accelerator.free_memory()  # destroys the engine and its hooks
         for module, parameters in modules:
@@ -128,3 +124,13 @@ class DeepSpeedTraining(TrainerCallback):
                 delattr(module, name)
         trainer.deepspeed, trainer.optimizer, trainer.lr_scheduler = None, None, None
         trainer.model_wrapped = trainer.model
+
+
+def _plain_parameters(model: nn.Module) -> dict[int, nn.Parameter]:
+    """id of each of the engine's parameters -> a whole parameter of the same value, on the CPU; fp32 if trained."""
+    plain = {}
+    for parameter in model.parameters():
+        value = full(parameter).cpu()
+        value = value.float() if parameter.requires_grad else value
+        plain[id(parameter)] = nn.Parameter(value.clone(), requires_grad=parameter.requires_grad)
+    return plain

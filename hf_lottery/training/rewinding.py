@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME, safe_globals
 from transformers.trainer_utils import has_length
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.distributed.processes import barrier, from_main, world_size
+from hf_lottery.distributed.processes import barrier, from_main, named_parameters, world_size
 from hf_lottery.random_state import get_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.replay import REWIND_POINT, Replay
@@ -143,6 +143,13 @@ class RewindCallback(TrainerCallback):
         barrier()
         if world_size() > 1:  # one file, mapped into the memory of all, instead of a copy each
             self.point = RewindPoint.load(self.folder / REWIND_FILE)
+
+
+def refuse_newly_trained(model: torch.nn.Module, point: RewindPoint) -> None:
+    """Raise a ValueError for a model with a weight that is trained now but was frozen at step k, so is not in θ_k."""
+    for name, parameter in named_parameters(model).items():
+        if parameter.requires_grad and name not in point.tensors:
+            raise ValueError(f"'{name}' was frozen at the rewind step and is trained now: it cannot be rewound")
 
 
 def _per_rank(path: Path, args: TrainingArguments) -> Path:

@@ -19,11 +19,10 @@ from hf_lottery.training.deepspeed import DeepSpeedTraining
 from hf_lottery.training.masking import Masking
 from hf_lottery.training.network_folder import last_checkpoint
 from hf_lottery.training.replay import REWIND_POINT, STEP_0, InitialState, Replay
-from hf_lottery.training.rewinding import RewindCallback
+from hf_lottery.training.rewinding import RewindCallback, refuse_newly_trained
 from hf_lottery.training.search import Search
 from hf_lottery.training.unsupported import (
     refuse_compiled_or_offloaded,
-    refuse_newly_trained,
     refuse_other_pruned_value,
     refuse_unsupported_arguments,
     refuse_unsupported_launcher,
@@ -227,10 +226,10 @@ class LotteryMixin:
 
     def create_scheduler(self, *args, **kwargs):
         scheduler = super().create_scheduler(*args, **kwargs)
-        if self.replay.retraining != "fine_tuning":
-            return scheduler
-        self.lr_scheduler = self.replay.constant_schedule(self.optimizer, self.args.lr_scheduler_type.value)
-        return self.lr_scheduler
+        if self.replay.retraining == "fine_tuning":
+            schedule = self.args.lr_scheduler_type.value
+            scheduler = self.lr_scheduler = self.replay.constant_schedule(self.optimizer, schedule)
+        return scheduler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs) -> None:
         if self._masking is not None and Path(resume_from_checkpoint) == self.rewinding.folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from torch._dynamo import OptimizedModule
@@ -11,8 +12,6 @@ from transformers import Trainer, TrainingArguments
 
 from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.distributed.deepspeed import is_zero3
-from hf_lottery.distributed.processes import named_parameters
-from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
 
 # optimizers that step inside backward, one parameter at a time, where no mask is applied
@@ -59,13 +58,6 @@ def refuse_other_pruned_value(config: LotteryConfig, ticket: Ticket | None) -> N
             f"lottery_config has pruned_value {config.pruned_value!r}, and the ticket's pruned weights "
             f"are {ticket.pruned_becomes!r}: give LotteryConfig(pruned_value={ticket.pruned_becomes!r})"
         )
-
-
-def refuse_newly_trained(model: nn.Module, point: RewindPoint) -> None:
-    """Raise a ValueError for a model with a weight that is trained now but was frozen at step k, so is not in θ_k."""
-    for name, parameter in named_parameters(model).items():
-        if parameter.requires_grad and name not in point.tensors:
-            raise ValueError(f"'{name}' was frozen at the rewind step and is trained now: it cannot be rewound")
 
 
 def refuse_unsupported_arguments(args: TrainingArguments, config: LotteryConfig) -> None:
@@ -143,16 +135,9 @@ def refuse_empty_shards(parameters: Mapping[str, nn.Parameter], processes: int) 
 
 def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
     settings = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
-    optim, allowed = _name(trainer.args.optim), ELEMENTWISE
-    if "optimizer" in settings:
-        optim, allowed = settings["optimizer"]["type"].lower(), ELEMENTWISE_IN_DEEPSPEED
     if trainer.optimizer is not None:
         raise ValueError("DeepSpeed makes its own optimizer: set TrainingArguments.optim instead of `optimizers`")
-    if not (optim in allowed or (allowed is ELEMENTWISE and optim.startswith("adamw_torch"))):
-        raise ValueError(
-            f"optim '{optim}' could change pruned weights inside DeepSpeed's step, where no mask is applied: "
-            f"use one of {', '.join(allowed)}, or launch with FSDP2"
-        )
+    _refuse_optim_in_deepspeed(trainer.args, settings)
     offload = settings.get("zero_optimization", {}).get("offload_optimizer") or {}
     if offload.get("device") == "nvme":
         raise ValueError("masks cannot be applied to an optimizer that DeepSpeed keeps on nvme: offload it to cpu")
@@ -162,6 +147,17 @@ def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
         raise ValueError(
             "ZeRO-3 has sharded the model while it was loaded, so that no weight is whole: "
             "set zero3_init_flag to false, or make the model before TrainingArguments"
+        )
+
+
+def _refuse_optim_in_deepspeed(args: TrainingArguments, settings: Mapping[str, Any]) -> None:
+    optim, allowed = _name(args.optim), ELEMENTWISE
+    if "optimizer" in settings:
+        optim, allowed = settings["optimizer"]["type"].lower(), ELEMENTWISE_IN_DEEPSPEED
+    if not (optim in allowed or (allowed is ELEMENTWISE and optim.startswith("adamw_torch"))):
+        raise ValueError(
+            f"optim '{optim}' could change pruned weights inside DeepSpeed's step, where no mask is applied: "
+            f"use one of {', '.join(allowed)}, or launch with FSDP2"
         )
 
 
