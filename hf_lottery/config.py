@@ -33,7 +33,7 @@ AUTO = "auto"
 CRITERION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # as a ticket records it
 
 
-@dataclass
+@dataclass(frozen=True)
 class LotteryConfig:
     """The settings of a ticket search: what is pruned, by which criterion, how often, and to which step it rewinds.
 

@@ -15,6 +15,7 @@ from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.controls import CONTROLS, control_seed
 from hf_lottery.files import write_text
 from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 if TYPE_CHECKING:
@@ -165,11 +166,11 @@ class Experiment:
     def _train(self, unit: Unit) -> None:
         seed = self.seed + unit.replicate
         trainer = self.make_trainer(seed, self.root / f"replicate-{unit.replicate}")
+        search = Search(trainer)
         if unit.control == "ticket":
-            trainer.run_round(unit.round, replicate=unit.replicate)
+            search.run_round(unit.round, replicate=unit.replicate)
             return
-        trainer.load_rewind_point()
-        trainer.enter_round(unit.round)
+        search.enter_round(unit.round)
         own_seed = control_seed(seed, unit.control, unit.round, unit.sample)
         CONTROLS[unit.control](trainer, unit.round, own_seed)
-        trainer.train_network(self.folder(unit), **unit.__dict__)
+        search.train_network(self.folder(unit), **unit.__dict__)

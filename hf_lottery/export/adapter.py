@@ -144,7 +144,7 @@ def adapter_name(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _peft_key(name: str, adapter: str) -> str | None:
-    """A parameter's name in adapter_model.safetensors, where adapters have no name; None for those that are not in it."""
+    """A parameter's name in adapter_model.safetensors, where adapters have no name; None if it is not in it."""
     if f".modules_to_save.{adapter}." in name:
         return name.replace(f".modules_to_save.{adapter}.", ".")
     if name.endswith(f".lora_magnitude_vector.{adapter}.weight"):

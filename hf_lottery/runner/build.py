@@ -17,7 +17,7 @@ from hf_lottery.runner.network import build_network
 from hf_lottery.runner.progress import StepCallback, UnitProgress
 from hf_lottery.tasks import DATA_NOTES_FILE, TaskData, task_module
 from hf_lottery.training.trainer import LotteryTrainer
-from hf_lottery.training.unsupported import refuse_a_rate_of_zero
+from hf_lottery.training.unsupported import refuse_schedule_ending_at_zero
 
 RECIPE_FILE = "recipe.yaml"
 COMMAND_FILE = "command"  # what was typed
@@ -49,7 +49,7 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
     config, data = recipe.lottery_config(), _Once(lambda: _noted(load_data(recipe), root))
     arguments = recipe.training_arguments()
     if any(control.name == "no_rewinding" for control in recipe.experiment.controls):
-        refuse_a_rate_of_zero(arguments)
+        refuse_schedule_ending_at_zero(arguments)
 
     def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
         return build_trainer(recipe, data(), seed, folder, progress)

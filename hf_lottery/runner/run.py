@@ -18,6 +18,7 @@ from hf_lottery.runner.launch import require_devices, require_same_recipe
 from hf_lottery.runner.progress import UnitProgress
 from hf_lottery.runner.rewind_step import settle_rewind_step
 from hf_lottery.ticket.ticket import Ticket
+from hf_lottery.training.search import Search
 
 
 def run(recipe: Recipe, console: Console | None = None) -> Path:
@@ -84,7 +85,7 @@ def save_ticket(
     )
     folder, hub = experiment.root / "ticket", recipe.hub
     if hub is not None and hub.include_model:
-        trainer.load_trained(number)
+        Search(trainer).load_trained(number)
     if is_main():
         ticket.save_pretrained(
             folder,

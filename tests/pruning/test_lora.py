@@ -16,6 +16,7 @@ from hf_lottery.runner.adapters import add_adapter
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.search import Search
 from tests import tiny_lm
 
 MODULES = ["q_proj", "v_proj"]
@@ -132,7 +133,7 @@ def test_a_search_prunes_a_and_b_and_rewinds_the_adapter_alone(variant, tmp_path
     for name, value in frozen.items():
         plain = [p for full, p in state.items() if full.replace(".base_layer", "").endswith(f"model.{name}")]
         assert any(torch.equal(p, value) for p in plain) or "lm_head" in name, name
-    results = trainer.round_folder(1).result()
+    results = Search(trainer).round_folder(1).result()
     assert results["kept"] == ticket.mask.count()
     assert results["delta_density"] == delta_density(ticket.mask, state)["delta_density"]
 

@@ -243,11 +243,12 @@ def test_show_prints_a_published_ticket(hub, capsys):
 FIND = """
 import json, sys, torch
 from hf_lottery import LotteryConfig
+from hf_lottery.training.search import Search
 from tests.tiny import make_trainer
 finder = make_trainer(sys.argv[1], lottery_config=LotteryConfig(num_rounds=2, pruning_rate=0.4), logging_steps=2)
 ticket = finder.find_ticket()
 ticket.push_to_hub("you/found")
-history = json.loads((finder.round_folder(2).path / "trainer_state.json").read_text())["log_history"]
+history = json.loads((Search(finder).round_folder(2).path / "trainer_state.json").read_text())["log_history"]
 print(json.dumps([line["loss"] for line in history if "loss" in line]))
 print(json.dumps(ticket.density()))
 """
