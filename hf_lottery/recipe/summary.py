@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import planned_networks
 from hf_lottery.recipe.recipe import Recipe
 
 
@@ -33,6 +33,7 @@ def summary(recipe: Recipe) -> str:
     ]
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
     own_rates = "".join(f", {rate:g} a round for {pattern}" for pattern, rate in lottery.pruning_rates.items())
+    networks = planned_networks(lottery.num_rounds, recipe.experiment.replicates, recipe.experiment.controls)
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
@@ -43,22 +44,10 @@ def summary(recipe: Recipe) -> str:
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
         "densities": f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}",
         "controls": "; ".join(controls) or "none",
-        "networks": f"{len(_experiment(recipe).units())} to train, over {recipe.experiment.replicates} replicate(s)",
+        "networks": f"{len(networks)} to train, over {recipe.experiment.replicates} replicate(s)",
         "output": recipe.training["output_dir"],
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
-
-
-def _experiment(recipe: Recipe) -> Experiment:
-    """The experiment, to count its networks: nothing is trained, so there is no trainer to make."""
-    return Experiment(
-        recipe.training["output_dir"],
-        recipe.lottery_config().num_rounds,
-        recipe.experiment.replicates,
-        recipe.experiment.controls,
-        seed=0,
-        make_trainer=None,
-    )
 
 
 def _model(recipe: Recipe) -> str:

@@ -17,9 +17,6 @@ TASKS = {
 }
 
 
-DATA_NOTES_FILE = "data-notes.txt"  # a run's `TaskData.notes`, for its report
-
-
 @dataclass
 class TaskData:
     """What a Trainer needs of a task, under the names of its arguments.

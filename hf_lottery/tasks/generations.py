@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_lottery.files import write_text
+from hf_lottery.layout import GENERATIONS_FILE
 from hf_lottery.tasks.instructions import PromptTemplate
-
-GENERATIONS_FILE = "generations.json"
 
 
 class GenerationCallback(TrainerCallback):

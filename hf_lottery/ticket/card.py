@@ -9,11 +9,14 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
-from hf_lottery.results.results import TICKET, Results
+from hf_lottery.results.headline import headline
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import estimate
 from hf_lottery.results.table import caption, rows
-from hf_lottery.results.verdict import Finding, Verdict, headline, verdict
+from hf_lottery.results.verdict import Finding, Verdict, verdict
 from hf_lottery.ticket.document import TicketError
 
 BEGIN = "<!-- hf_lottery: from here to its end mark, this part is written anew by every save and push -->"
@@ -117,7 +120,7 @@ def _metadata(info: Mapping[str, Any], results: Results, round: int | None, repo
         if value:
             fields[key] = value
     if round is not None:
-        fields["metrics"] = [results.metric]
+        fields["metrics"] = [results.metric.name]
         found = _eval_results(info, results, round)
         fields |= {"model_name": repo_id.split("/")[-1], "eval_results": found} if found else {}
     return ModelCardData(**fields)
@@ -135,7 +138,7 @@ def _eval_results(info: Mapping[str, Any], results: Results, round: int) -> list
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="test",
-            metric_type=results.metric,
+            metric_type=results.metric.name,
             metric_value=found.mean,
             metric_name=f"{name}, mean over {found.n} replicate{'s' if found.n != 1 else ''}",
         )
@@ -241,7 +244,7 @@ def _against_controls(found: Verdict, round: int | None) -> list[str]:
     ]
 
 
-def _finding(finding: Finding, metric: str) -> str:
+def _finding(finding: Finding, metric: Metric) -> str:
     if not finding.difference.n:
         return formatting.NOTHING
     return f"{formatting.with_interval(finding.difference, metric)}, n = {finding.difference.n}"
@@ -277,7 +280,7 @@ def _again(info: Mapping[str, Any]) -> list[str]:
 
 def _table(headings: list[str], body: list[list[str]]) -> str:
     lines = [headings, [":---", *["---:"] * (len(headings) - 1)], *body]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in lines)
 
 
 def _model_type(info: Mapping[str, Any]) -> str | None:

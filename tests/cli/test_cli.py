@@ -114,14 +114,14 @@ def test_check_says_what_would_be_trained(command):
         "training.max_steps=70",
         "lottery.num_rounds=3",
         "experiment.replicates=2",
-        "experiment.controls={dense: , random_reinit: {per_ticket: 3}, one_shot: {rounds: [1, 3]}}",
+        "experiment.controls={random_reinit: {per_ticket: 3}, one_shot: {rounds: [1, 3]}}",
     )
     assert (status, err) == (0, "")
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert rows["recipe"].startswith("quickstart is valid")
     assert rows["training"].startswith("70 steps of batch 60 a device, adamw_torch at 0.0012")
     assert rows["densities"].startswith("planned 100%, 80%, 64%, 51.2% where the rate is 0.2, 0.1 a round for classif")
-    assert rows["controls"] == "dense; random_reinit x 3; one_shot at rounds 1, 3"
+    assert rows["controls"] == "random_reinit x 3; one_shot at rounds 1, 3"
     # of each replicate: rounds 0 to 3 (the dense network is round 0), 3 x 3 re-initialised, 2 one-shot
     assert rows["networks"] == f"{2 * (4 + 9 + 2)} to train, over 2 replicate(s)"
 
