@@ -14,9 +14,11 @@ from pathlib import Path
 
 from write_results import command, keep_source, replace_section
 
+from hf_lottery.layout import TICKET
 from hf_lottery.report import page
 from hf_lottery.results import formatting
-from hf_lottery.results.results import TICKET, Results, read_results
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results, read_results
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def write_comparison(name: str, output_dirs: list[Path], to: Path) -> None:
     runs = {folder.resolve().name: read_results(folder) for folder in output_dirs}
     metrics = {results.metric for results in runs.values()}
     if len(metrics) > 1:
-        raise ValueError(f"the runs measure {' and '.join(sorted(metrics))}: compare runs of one task")
+        raise ValueError(f"the runs measure {' and '.join(sorted(map(str, metrics)))}: compare runs of one task")
     metric = metrics.pop()
     columns = ["run", "network", "density", "weights trained", "steps", "test loss", f"test {metric}"]
     body = [row for run, results in runs.items() for row in _rows(run, results, metric)]
@@ -59,7 +61,7 @@ def write_comparison(name: str, output_dirs: list[Path], to: Path) -> None:
         keep_source(folder, to.with_suffix("") / folder.resolve().name)
 
 
-def _rows(run: str, results: Results, metric: str) -> Iterable[list[str]]:
+def _rows(run: str, results: Results, metric: Metric) -> Iterable[list[str]]:
     for control in [TICKET, *results.controls()]:
         for round in results.rounds(control):
             lines = results.select(control, round)
@@ -72,7 +74,7 @@ def _rows(run: str, results: Results, metric: str) -> Iterable[list[str]]:
                 f"{lines[0]['steps']:,}",
                 *(
                     formatting.value(_mean(results.values(f"test_{key}", control, round)), key)
-                    for key in ("loss", metric)
+                    for key in (Metric("loss", greater_is_better=False), metric)
                 ),
             ]
 

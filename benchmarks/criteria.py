@@ -2,10 +2,10 @@
 
     python benchmarks/criteria.py --path ../shared/data/mnist --output-dir outputs/criteria
 
-An experiment like any other, with more controls: at the density of the last round every criterion prunes θ_0 in one
-go, over the whole network, and the survivors are trained from θ_0. Beside them the dense network, and magnitude after
-training in one go (`one_shot`) and in six rounds (`ticket`), both rewound to θ_0. A line of results.jsonl a network,
-as every run has; stopped, it goes on where it was. `benchmarks/write_results.py` makes the table.
+An experiment with more controls: every criterion prunes θ_0 to the density of the last round in one go, over the
+whole network, and the survivors are trained from θ_0. They are compared with the dense network, and with magnitude
+after training in one go (`one_shot`) and in six rounds (`ticket`), both rewound to θ_0. The output folder is as of
+every run; a run that was stopped can be continued. `benchmarks/write_results.py` makes the table.
 
 Source: Tanaka et al. 2020 (arXiv 2006.05467) and Frankle et al. 2021 (arXiv 2009.08576) compare criteria so.
 """
@@ -23,10 +23,12 @@ from rich.console import Console
 from hf_lottery.experiment.controls import CONTROLS
 from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.files import write_text
+from hf_lottery.layout import COMMAND_FILE, RESULTS_FILE
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.recipe.sections import Control
-from hf_lottery.runner.build import COMMAND_FILE, claim_output_folder, make_experiment
-from hf_lottery.runner.progress import UnitProgress
+from hf_lottery.runner.build import make_experiment
+from hf_lottery.runner.opening import claim_output_folder
+from hf_lottery.runner.progress import NetworkProgress
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
@@ -47,8 +49,8 @@ def at_initialisation(criterion: str):
     return control
 
 
-def make(arguments: argparse.Namespace, progress: UnitProgress) -> Experiment:
-    """The experiment; its folder is claimed, and refused where it holds other settings' results."""
+def make(arguments: argparse.Namespace, progress: NetworkProgress) -> Experiment:
+    """The experiment, in a folder that is claimed for it; refused if the folder holds results of other settings."""
     overrides = [
         f"training.max_steps={arguments.steps}",
         f"training.output_dir={arguments.output_dir}",
@@ -65,10 +67,9 @@ def make(arguments: argparse.Namespace, progress: UnitProgress) -> Experiment:
     root = claim_output_folder(recipe)
     write_text(root / COMMAND_FILE, shlex.join(["python", *sys.argv]) + "\n")
     CONTROLS.update({criterion: at_initialisation(criterion) for criterion in AT_INITIALISATION})
-    experiment = make_experiment(recipe, root, progress)
     more = [Control.model_construct(name=name, rounds=[ROUNDS], per_ticket=1) for name in AT_INITIALISATION]
-    experiment.controls = [*experiment.controls, *more]
-    return experiment
+    plan = recipe.experiment.model_copy(update={"controls": [*recipe.experiment.controls, *more]})
+    return make_experiment(recipe.model_copy(update={"experiment": plan}), root, progress)
 
 
 def main() -> None:
@@ -79,11 +80,11 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.02)
     parser.add_argument("--steps", type=int, default=2000, help="of training, a network")
     parser.add_argument("--replicates", type=int, default=3)
-    progress = UnitProgress(Console())
+    progress = NetworkProgress(Console())
     experiment = make(parser.parse_args(), progress)
     with progress.over(experiment):
         experiment.run(on_start=progress.start)
-    print(experiment.root / "results.jsonl")
+    print(experiment.root / RESULTS_FILE)
 
 
 if __name__ == "__main__":

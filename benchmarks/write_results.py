@@ -2,10 +2,10 @@
 
     python benchmarks/write_results.py outputs/mnist-lenet outputs/quickstart
 
-A section an output folder: what was run and how to run it again, the verdict, the plots, the tables, and for
+A section for each output folder: what was run and how to run it again, the verdict, the plots, the tables, and for
 LeNet-300-100 on MNIST what the paper reports beside what was measured. The folder of `benchmarks/criteria.py` gets a
-ranking of criteria instead. Sections of other runs that the page has stay as they are. Beside the page is kept what a
-section was written from, a folder a run, which can be given here again.
+ranking of criteria instead. Sections of other runs that the page has are not changed. The files that a section was
+written from are copied into a folder beside the page, which can be given here again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import yaml
-
 from hf_lottery.config import CRITERIA
+from hf_lottery.layout import COMMAND_FILE, RECIPE_FILE, RESULTS_FILE, TICKET
 from hf_lottery.report import page, plots, style
-from hf_lottery.report.sections import judgement
+from hf_lottery.report.judgement import judgement
 from hf_lottery.results import formatting
-from hf_lottery.results.results import TICKET, Results, missing_units, read_results, unit_name
+from hf_lottery.results.headline import headline
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.statistics import estimate, paired_difference
 from hf_lottery.results.table import caption, rows
-from hf_lottery.results.verdict import headline, verdict
+from hf_lottery.results.verdict import verdict
+from hf_lottery.results.written_recipe import WrittenRecipe, read_recipe
 
 INTRODUCTION = (
     "Written by `benchmarks/write_results.py` from the runs' own `results.jsonl`; nothing here is typed in by hand "
@@ -78,17 +80,17 @@ def replace_section(page_file: Path, name: str, section: str) -> None:
 def keep_source(folder: Path, to: Path) -> None:
     """Copy what a section is written from into the folder `to`."""
     to.mkdir(parents=True, exist_ok=True)
-    for source in (folder / name for name in ("results.jsonl", "recipe.yaml", "command")):
+    for source in (folder / name for name in (RESULTS_FILE, RECIPE_FILE, COMMAND_FILE)):
         if source.is_file() and source.resolve() != (to / source.name).resolve():
             shutil.copyfile(source, to / source.name)
 
 
 def _section(name: str, folder: Path, plot_folder: Path) -> str:
     results = read_results(folder)
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = read_recipe(folder)
     notes = [f"```\n{command(folder)}\n```", _ran(results), *results.notes]
-    if missing := missing_units(results, recipe):
-        notes.append(f"Not finished: {len(missing)} of the run's units, the first of them {unit_name(missing[0])}.")
+    if missing := results.missing(recipe.planned()):
+        notes.append(f"Not finished: {len(missing)} of the run's networks, the first of them {missing[0]}.")
     if any(control in CRITERIA for control in results.controls()):
         return "\n\n".join([f"## {name}", *notes, *criteria_ranking(results)])
     found = verdict(results)
@@ -110,8 +112,8 @@ def _section(name: str, folder: Path, plot_folder: Path) -> str:
 
 def command(folder: Path) -> str:
     """The command that made the folder: as it was typed where the run kept it (`command`), else from its recipe."""
-    kept = folder / "command"
-    return kept.read_text(encoding="utf-8").strip() if kept.is_file() else f"hf-lottery run {folder / 'recipe.yaml'}"
+    kept = folder / COMMAND_FILE
+    return kept.read_text(encoding="utf-8").strip() if kept.is_file() else f"hf-lottery run {folder / RECIPE_FILE}"
 
 
 def _ran(results: Results) -> str:
@@ -123,10 +125,10 @@ def _ran(results: Results) -> str:
     )
 
 
-def is_lenet_on_mnist(recipe: dict) -> bool:
-    """Is it the paper's first experiment, whatever its length?"""
-    source = f"{recipe['data'].get('name')} {recipe['data'].get('path')}".lower()
-    return recipe["model"].get("architecture") == "lenet" and "mnist" in source
+def is_lenet_on_mnist(recipe: WrittenRecipe) -> bool:
+    """Whether it is the paper's first experiment, of any length."""
+    data = recipe.section("data")
+    return recipe.model == "lenet" and "mnist" in f"{data.get('name')} {data.get('path')}".lower()
 
 
 def paper_comparison(results: Results) -> list[str]:
@@ -152,34 +154,28 @@ def criteria_ranking(results: Results) -> list[str]:
     steps = {line["steps"] for line in results.select(TICKET, 0)}.pop()
     dense, one_shot = results.values(key, TICKET, 0), results.values(key, "one_shot", last)
     chance = results.values(key, "random", last)
-    arms = {
-        "dense": (TICKET, 0),
-        f"magnitude after training, {last} rounds": (TICKET, last),
-        "magnitude after training, one-shot": ("one_shot", last),
-        **{f"{name} before training": (name, last) for name in results.controls() if name in CRITERIA},
+    labels = {
+        (TICKET, 0): "dense",
+        (TICKET, last): f"magnitude after training, {last} rounds",
+        ("one_shot", last): "magnitude after training, one-shot",
+        **{(name, last): f"{name} before training" for name in results.controls() if name in CRITERIA},
     }
-    values = {label: results.values(key, *arm) for label, arm in arms.items()}
-    values = {label: found for label, found in values.items() if found}  # what has finished
-    ranked = sorted(values, key=lambda label: -estimate(values[label].values()).mean)
+    values = {arm: found for arm in labels if (found := results.values(key, *arm))}  # what has finished
+    ranked = sorted(values, key=lambda arm: -estimate(values[arm].values()).mean)
     body = [
         [
-            label,
-            formatting.with_range(estimate(values[label].values()), results.metric),
-            formatting.NOTHING if values[label] in (dense, chance) else _against(values[label], chance, results),
-            formatting.NOTHING if values[label] in (dense, one_shot) else _against(values[label], one_shot, results),
-            _kept(results, *arms[label]),
+            labels[arm],
+            formatting.with_range(estimate(values[arm].values()), results.metric),
+            _against(values[arm], chance, dense, results),
+            _against(values[arm], one_shot, dense, results),
+            _kept(results, *arm),
         ]
-        for label in ranked
+        for arm in ranked
     ]
-    before = {label: values[label] for label in ranked if arms[label][0] in CRITERIA}
-    above, below, others = (
-        ", ".join(label.split()[0] for label in before if holds(before[label])) or "none"
-        for holds in (
-            lambda found: paired_difference(found, chance).mean > 0,
-            lambda found: paired_difference(found, one_shot).mean < 0,
-            lambda found: paired_difference(found, one_shot).mean >= 0,
-        )
-    )
+    before = {arm[0]: values[arm] for arm in ranked if arm[0] in CRITERIA}
+    above = _names(name for name, found in before.items() if paired_difference(found, chance).mean > 0)
+    below = _names(name for name, found in before.items() if paired_difference(found, one_shot).mean < 0)
+    others = _names(name for name, found in before.items() if paired_difference(found, one_shot).mean >= 0)
     density, metric = formatting.percent(results.density("random", last)), results.metric
     return [
         f"At initialisation each criterion prunes the untrained network to {density} of its weights in one go, its "
@@ -194,12 +190,19 @@ def criteria_ranking(results: Results) -> list[str]:
     ]
 
 
-def _against(values: dict[int, float], others: dict[int, float], results: Results) -> str:
+def _against(values: dict[int, float], others: dict[int, float], dense: dict[int, float], results: Results) -> str:
+    """The difference to others; a dash for the dense network, and for the others themselves."""
+    if values in (dense, others):
+        return formatting.NOTHING
     return formatting.with_interval(paired_difference(values, others), results.metric)
 
 
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
 def _kept(results: Results, control: str, round: int) -> str:
-    """The share of every tensor that is kept, mean over the units; in the network's own order, the dense line's."""
+    """The share of every tensor that is kept, mean over the networks, in the tensors' order in the dense network."""
     lines, order = results.select(control, round), results.select(TICKET, 0)[0]["densities"]
     shares = [sum(line["densities"][name][0] / line["densities"][name][1] for line in lines) for name in order]
     return ", ".join(formatting.percent(share / len(lines)) for share in shares)
@@ -209,7 +212,7 @@ Measure = Callable[[Results, int], str]
 
 
 def _speed(other: str) -> Measure:
-    """By what share the ticket's early-stop step is before dense's or a control's, and how many times."""
+    """By what share the ticket's early-stop step is before that of dense or a control, and how many times."""
 
     def measure(results: Results, round: int) -> str:
         ticket, theirs = _both(results, round, "early_stop_step", other)
@@ -228,7 +231,9 @@ def _gain(key: str, other: str) -> Measure:
 
     def measure(results: Results, round: int) -> str:
         found = paired_difference(*_both(results, round, key, other))
-        return formatting.with_interval(found, "accuracy") if found.n else f"no {other.replace('_', ' ')} there"
+        return (
+            formatting.with_interval(found, Metric("accuracy")) if found.n else f"no {other.replace('_', ' ')} there"
+        )
 
     return measure
 

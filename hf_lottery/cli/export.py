@@ -15,16 +15,16 @@ FORMS = ("adapter", "rank-adapter", "delta", "shira", "merged")
 
 
 def export(source: str, to: str, output: str | None = None, keep_zeros: bool = False) -> str:
-    """Export and say what was written.
+    """Export a network or a ticket; returns a sentence that says what was written.
 
     Args:
         source: a trained network's folder (`replicate-0/round-03`), a ticket's, or a run's (its ticket).
         to: one of FORMS.
         output: the folder to write; None: `exported/FORM` in the source's folder.
-        keep_zeros: for `merged`: leave zero what is zero in the base.
+        keep_zeros: for `merged`: weights that are zero in the base model stay zero.
 
     Raises:
-        ValueError: an unknown form, or one that this network does not have.
+        ValueError: an unknown form, or one that this network cannot be written in.
         FileNotFoundError: there is no such network.
     """
     if to not in FORMS:
@@ -71,7 +71,7 @@ _EXPORTS = {"adapter": _adapter, "rank-adapter": _rank_adapter, "delta": _delta,
 
 
 def _base(found: Source) -> str | None:
-    """What PEFT can load the base model from by itself: not a package's folder, not a GGUF file."""
+    """The name by which PEFT can load the base model; None for a package's folder or a GGUF file."""
     model = found.recipe.model
     if model.name_or_path is None or model.gguf_file is not None or model.name_or_path.startswith("package:"):
         return None
@@ -81,13 +81,13 @@ def _base(found: Source) -> str | None:
 def _lora(found: Source):
     lora = found.recipe.lora_config()
     if lora is None:
-        raise ValueError(f"{found.path} is no LoRA's: its recipe has no section peft; use --to delta or --to merged")
+        raise ValueError(f"{found.path} holds no LoRA: its recipe has no section peft; use --to delta or --to merged")
     return lora
 
 
 def _update(found: Source) -> Delta:
     if found.recipe.peft is not None:
-        raise ValueError(f"{found.path} is a LoRA's: use --to adapter, rank-adapter or merged")
+        raise ValueError(f"{found.path} holds a LoRA: use --to adapter, rank-adapter or merged")
     if found.recipe.lottery_config().pruned_value != "init":
         raise ValueError(
             f"pruned weights are zero in {found.path}, so its update is not sparse: a run with "

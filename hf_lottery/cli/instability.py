@@ -9,11 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from hf_lottery.experiment.instability import measure_instability
+from hf_lottery.layout import INSTABILITY_FOLDER, PLOTS_FOLDER, RECIPE_FILE, REPORT_FOLDER, Network
+from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.report import plots, style
 from hf_lottery.results import formatting
 from hf_lottery.results.linear_path import POINTS, STABLE_BELOW, Instability
-from hf_lottery.runner.build import RECIPE_FILE, build_trainer, load_data
+from hf_lottery.runner.build import build_trainer, load_data
 from hf_lottery.training.network_folder import NetworkFolder
 
 
@@ -27,9 +29,9 @@ def instability_of_run(
 ) -> list[Instability]:
     """Instability of the ticket of one round, a measurement for every replicate that has finished it.
 
-    The mask is the round's (round 0: dense). θ_k is reached anew from the replicate's own initialisation, by its own
-    first `rewind_step` steps of dense training, so k may be another than the run's. What is trained is kept under
-    `instability/round-NN-step-K/`, and the plot lies in `report/plots/`.
+    The mask is the round's (round 0: dense). θ_k is reached again from the replicate's own initialisation, by its own
+    first `rewind_step` steps of dense training, so k need not be the run's. The trained copies are kept under
+    `instability/round-NN-step-K/`, and the plot is written into `report/plots/`.
 
     Args:
         output_dir: a run's output folder.
@@ -49,17 +51,18 @@ def instability_of_run(
     if rewind_step < 0:
         raise ValueError(f"rewind step is {rewind_step}; it must be a number of steps, 0 or more")
     recipe = load_recipe(str(root / RECIPE_FILE), [f"lottery.rewind_step={rewind_step}"])
-    masks = _masks(root, number, recipe.experiment.replicates)
+    masks = _masks(root, number, recipe.experiment.replicates, recipe.lottery_config().num_rounds)
     data = load_data(recipe)
     name = f"round-{number:02d}-step-{rewind_step}"
     found = []
     for replicate, mask in masks.items():
         console.print(f"replicate {replicate}: {len(seeds)} copies from step {rewind_step}", highlight=False)
-        folder = root / "instability" / name / f"replicate-{replicate}"
+        folder = root / INSTABILITY_FOLDER / name / f"replicate-{replicate}"
         trainer = build_trainer(recipe, data, recipe.training_arguments().seed + replicate, folder)
         found.append(measure_instability(trainer, folder, mask, seeds, points, data.metric, data.greater_is_better))
     paths = [path for each in found for path in each.paths]
-    plot = style.save(plots.error_along_paths(paths), root / "report" / "plots", f"instability-{name}")[0]
+    figure = plots.error_along_paths(paths)
+    plot = style.save(figure, root / REPORT_FOLDER / PLOTS_FOLDER, f"instability-{name}")[0]
     mean = sum(path.instability for path in paths) / len(paths)
     console.print(
         f"instability of round {number} ({formatting.percent(found[0].density)} density) at step {rewind_step}: "
@@ -70,12 +73,15 @@ def instability_of_run(
     return found
 
 
-def _masks(root: Path, number: int, replicates: int):
-    units = {r: NetworkFolder(root / f"replicate-{r}" / f"round-{number:02d}") for r in range(replicates)}
-    masks = {replicate: unit.mask() for replicate, unit in units.items() if unit.finished}
-    if not masks:
-        finished = root.glob("replicate-*/round-*/result.json")
-        rounds = sorted({int(path.parent.name.removeprefix("round-")) for path in finished})
-        there = f"finished rounds are {', '.join(map(str, rounds))}" if rounds else "no round is; run the recipe first"
-        raise ValueError(f"round {number} is not finished in '{root}': {there}")
-    return masks
+def _masks(root: Path, number: int, replicates: int, num_rounds: int) -> dict[int, Mask]:
+    """Replicate -> the mask of round `number`, of the replicates that have finished it."""
+
+    def finished(round: int) -> dict[int, NetworkFolder]:
+        folders = {replicate: NetworkFolder(Network(replicate, round).folder(root)) for replicate in range(replicates)}
+        return {replicate: folder for replicate, folder in folders.items() if folder.finished}
+
+    if folders := finished(number):
+        return {replicate: folder.mask() for replicate, folder in folders.items()}
+    rounds = [round for round in range(num_rounds + 1) if finished(round)]
+    there = f"finished rounds are {', '.join(map(str, rounds))}" if rounds else "no round is; run the recipe first"
+    raise ValueError(f"round {number} is not finished in '{root}': {there}")

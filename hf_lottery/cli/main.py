@@ -1,6 +1,6 @@
-"""hf-lottery: the commands. Each is a few lines that call what the package's other files do.
+"""hf-lottery: the commands. Each is a few lines that call another room of the package.
 
-Nothing heavy is imported before a command needs it: `--help`, `ls` and `cp` answer without torch.
+A command imports what it needs when it runs, so that `--help`, `ls` and `cp` work without importing torch.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from hf_lottery import __version__
+
+if TYPE_CHECKING:
+    from hf_lottery.recipe.recipe import Recipe
 
 app = typer.Typer(
     help="Find, verify and publish lottery tickets. A recipe says what is trained, pruned and compared.",
@@ -24,12 +27,12 @@ app = typer.Typer(
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a name that `ls` lists.")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer evaluates it on Python 3.10
-    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings that go before the file's.", show_default=False),
+    typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings that replace those of the file.", show_default=False),
 ]
 
 
 def main() -> None:
-    """Run the command line. What the user can put right is one message on stderr and exit status 2."""
+    """Run the command line. An error that the user can correct is one message on stderr and exit status 2."""
     try:
         app(prog_name="hf-lottery")
     except (ValueError, OSError) as error:
@@ -43,7 +46,7 @@ def _message(error: ValueError | OSError) -> str:
     from hf_lottery.recipe.errors import RecipeError
 
     if isinstance(error, RecipeError):
-        return str(error)  # a line for each problem, each with its place
+        return str(error)  # a line for each problem, with file and line number
     if isinstance(error, OSError) and error.strerror:
         return f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else "")
     return f"hf-lottery: {error}"
@@ -57,7 +60,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Find, verify and publish lottery tickets."""
 
@@ -81,11 +86,11 @@ def cp(
     name: Annotated[str, typer.Argument(help="A name that `ls` lists.")],
     destination: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(metavar="DEST", help="File or folder; here if left out.", show_default=False),
+        typer.Argument(metavar="DEST", help="File or folder; the current folder if left out.", show_default=False),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing file.")] = False,
 ) -> None:
-    """Copy a bundled recipe, to edit it."""
+    """Copy a bundled recipe, so that you can edit it."""
     from hf_lottery.bundled import find_recipe
 
     source = find_recipe(name)
@@ -101,7 +106,7 @@ def cp(
 
 @app.command()
 def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Check a recipe without running it, and say what it would train."""
+    """Check a recipe without running it, and print what it would train."""
     from hf_lottery.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
@@ -114,7 +119,9 @@ def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it would take, and train nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print how much time, disk and memory it takes; train nothing.")
+    ] = False,
     workers: Annotated[int, typer.Option(metavar="N", help="Train N networks side by side on this machine.")] = 1,
     launcher: Annotated[
         Optional[str],  # noqa: UP045
@@ -122,14 +129,16 @@ def run(
     ] = None,
     submit: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="CLUSTER", help="Queue the workers on a cluster: slurm, or local to try it here."),
+        typer.Option(
+            metavar="CLUSTER", help="Queue the workers on a cluster: slurm, or local to try it on this machine."
+        ),
     ] = None,
     as_worker: Annotated[bool, typer.Option("--as-worker", hidden=True)] = False,
 ) -> None:
-    """Train what a recipe describes; a second time, continue where it stopped."""
-    words = [recipe, *(overrides or [])]
+    """Train what a recipe describes; if it was stopped before, continue."""
     from hf_lottery.recipe.recipe import load_recipe
 
+    words = [recipe, *(overrides or [])]
     loaded = load_recipe(recipe, overrides or [])
     if launcher is not None and (workers != 1 or submit is not None):
         raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
@@ -137,22 +146,12 @@ def run(
         from hf_lottery.runner.plan import make_plan
 
         print(make_plan(loaded))
-    elif launcher is not None:  # the recipe was read before: what is wrong with it is said once, not by every process
+    elif launcher is not None:  # the recipe was read above, so that its errors are printed once, not by every process
         from hf_lottery.runner.launch import relaunch
 
         raise typer.Exit(relaunch(launcher, ["run", *words]))
-    elif as_worker:
-        from hf_lottery.runner.workers import work
-
-        work(loaded)
-    elif submit is not None:
-        from hf_lottery.runner.workers import submit as submit_workers
-
-        submit_workers(loaded, words, workers, submit)
-    elif workers != 1:
-        from hf_lottery.runner.workers import run_side_by_side
-
-        run_side_by_side(loaded, words, workers)
+    elif as_worker or submit is not None or workers != 1:
+        _run_workers(loaded, words, workers, submit, as_worker)
     else:
         from hf_lottery.distributed.processes import leave
         from hf_lottery.runner.run import run as run_recipe
@@ -161,16 +160,29 @@ def run(
         leave()
 
 
+def _run_workers(recipe: Recipe, words: list[str], count: int, cluster: str | None, as_worker: bool) -> None:
+    from hf_lottery.runner import workers
+
+    if as_worker:
+        workers.work(recipe)
+    elif cluster is not None:
+        workers.submit(recipe, words, count, cluster)
+    else:
+        workers.run_side_by_side(recipe, words, count)
+
+
 OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]
 
 
 @app.command()
 def report(
     output_dir: OutputFolder,
-    tolerance: Annotated[float, typer.Option(help="Of matching: 0.002 is 0.2 points of accuracy.")] = 0.002,
+    tolerance: Annotated[
+        float, typer.Option(help="How far from dense still matches: 0.002 is 0.2 points of accuracy.")
+    ] = 0.002,
     bars: Annotated[str, typer.Option(help="min-max over replicates, or interval (95% Student-t).")] = "min-max",
 ) -> None:
-    """Write a run's report: a page, Markdown for the card, and the plots. Unfinished runs have one too."""
+    """Write the report of a run, also of an unfinished one: a page, Markdown for the card, and the plots."""
     from hf_lottery.report.report import write_report
 
     print(write_report(output_dir, tolerance, bars))
@@ -179,11 +191,11 @@ def report(
 @app.command()
 def instability(
     output_dir: OutputFolder,
-    number: Annotated[int, typer.Option("--round", help="Whose mask; 0 is the dense network.")],
+    number: Annotated[int, typer.Option("--round", help="The round whose mask is used; 0 is the dense network.")],
     rewind_step: Annotated[int, typer.Option(help="The step k from which the copies are trained.")],
-    seeds: Annotated[str, typer.Option(help="Data orders, one a copy.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option(help="Seeds of the data orders, one for each copy.")] = "1,2,3",
 ) -> None:
-    """Measure instability: train copies from step k under several data orders, and the error between them."""
+    """Measure instability: train copies from step k under several data orders, and measure the errors between them."""
     from hf_lottery.cli.instability import instability_of_run
 
     try:
@@ -201,7 +213,7 @@ def show(
         typer.Option(help="Branch, tag or commit on the Hub."),
     ] = None,
 ) -> None:
-    """Say what a ticket is: its density per layer and its evidence. Nothing in it is run."""
+    """Print what a ticket is, its density per layer and its results. Nothing in it is run."""
     from hf_lottery.cli.ticket import show as show_ticket
 
     show_ticket(source, revision)
@@ -210,11 +222,13 @@ def show(
 @app.command()
 def push(
     output_dir: Annotated[str, typer.Argument(metavar="OUT", help="The output folder of a run, or a ticket's.")],
-    repo_id: Annotated[str, typer.Argument(metavar="YOU/NAME", help="The repository; made if need be.")],
-    private: Annotated[bool, typer.Option("--private", help="Make it a private repository.")] = False,
+    repo_id: Annotated[
+        str, typer.Argument(metavar="YOU/NAME", help="The repository; it is created if it does not exist.")
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Create it as a private repository.")] = False,
     commit_message: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--message", "-m", help="Of the commit."),
+        typer.Option("--message", "-m", help="Message of the commit."),
     ] = None,
 ) -> None:
     """Publish a run's ticket on the Hub, with its card."""
@@ -225,15 +239,19 @@ def push(
 
 @app.command()
 def export(
-    source: Annotated[str, typer.Argument(metavar="TICKET_OR_UNIT", help="A ticket's or a trained network's folder.")],
+    source: Annotated[
+        str, typer.Argument(metavar="TICKET_OR_NETWORK", help="A ticket's or a trained network's folder.")
+    ],
     to: Annotated[str, typer.Option("--to", help="adapter, rank-adapter, delta, shira or merged.")],
     output: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--output", help="Folder to write; exported/FORM in the source's if left out."),
+        typer.Option("--output", help="Folder to write; exported/FORM in the source's folder if left out."),
     ] = None,
-    keep_zeros: Annotated[bool, typer.Option("--keep-zeros", help="merged: leave the base's zeros zero.")] = False,
+    keep_zeros: Annotated[
+        bool, typer.Option("--keep-zeros", help="For merged: weights that are zero in the base model stay zero.")
+    ] = False,
 ) -> None:
-    """Turn a ticket into files that load without hf_lottery: a PEFT adapter, a sparse delta, a plain model."""
+    """Write a ticket as files that load without hf_lottery: a PEFT adapter, a sparse delta, a plain model."""
     from hf_lottery.cli.export import export as export_source
 
     print(export_source(source, to, output, keep_zeros))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_lottery.distributed.processes import named_tensors
 from hf_lottery.export.source import Source
+from hf_lottery.task_records import TASKS
 from hf_lottery.tasks.language_models import pretrained_model
 from hf_lottery.tasks.tokenizing import load_tokenizer
 
@@ -61,7 +62,7 @@ def save_merged(source: Source, folder: str | os.PathLike, keep_zeros: bool = Fa
         ValueError: the task is not causal_lm.
     """
     recipe = source.recipe
-    if recipe.data.task != "causal_lm":
+    if not TASKS[recipe.data.task].language_model:
         raise ValueError(f"--to merged is for the task causal_lm, not for {recipe.data.task}")
     model, zeros = pretrained_model(recipe.model, recipe.training_arguments().seed), None
     if (lora := recipe.lora_config()) is not None:

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hf_lottery.layout import CONTROLS
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
 from hf_lottery.recipe.yaml import Keys
 from hf_lottery.suggest import in_brackets
-
-CONTROLS = ("random_reinit", "random_mask", "no_rewinding", "learning_rate_rewinding", "one_shot", "shuffled_weights", "signed_reinit")  # fmt: skip # noqa: E501
 
 
 class Section(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import planned_networks
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.recipe.sections import Control
 
@@ -24,6 +24,7 @@ def summary(recipe: Recipe) -> str:
         )
     lottery, arguments = recipe.lottery_config(), recipe.training_arguments()
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
+    networks = planned_networks(lottery.num_rounds, recipe.experiment.replicates, recipe.experiment.controls)
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
@@ -34,7 +35,7 @@ def summary(recipe: Recipe) -> str:
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
         "densities": _densities(lottery),
         "controls": "; ".join(map(_control, recipe.experiment.controls)) or "none",
-        "networks": f"{len(_experiment(recipe).units())} to train, over {recipe.experiment.replicates} replicate(s)",
+        "networks": f"{len(networks)} to train, over {recipe.experiment.replicates} replicate(s)",
         "output": recipe.training["output_dir"],
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
@@ -62,15 +63,3 @@ def _control(control: Control) -> str:
     samples = f" x {control.per_ticket}" if control.per_ticket > 1 else ""
     rounds = "" if control.rounds is None else f" at rounds {', '.join(map(str, control.rounds))}"
     return f"{control.name}{samples}{rounds}"
-
-
-def _experiment(recipe: Recipe) -> Experiment:
-    """The experiment, only to count its networks: it gets no function that makes trainers."""
-    return Experiment(
-        recipe.training["output_dir"],
-        recipe.lottery_config().num_rounds,
-        recipe.experiment.replicates,
-        recipe.experiment.controls,
-        seed=0,
-        make_trainer=None,
-    )

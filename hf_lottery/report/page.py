@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from hf_lottery.report.sections import Section
+from hf_lottery.layout import PLOTS_FOLDER
+from hf_lottery.report.section import Section
 from hf_lottery.results import verdict
+from hf_lottery.results.table import Cell
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto;
@@ -69,21 +71,20 @@ def _section(section: Section, plot_folder: Path) -> str:
         head = "".join(f"<th>{escape(heading.replace('_', ' '))}</th>" for heading in headings)
         body = "\n".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
         parts.append(f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
-    missing = ' class="missing"' if section.heading == "What is missing" else ""
-    return f"<section{missing}>\n" + "\n".join(parts) + "\n</section>"
+    marked = ' class="missing"' if section.warning else ""
+    return f"<section{marked}>\n" + "\n".join(parts) + "\n</section>"
 
 
-def _cell(cell: str) -> str:
-    """Ranges and intervals in small print below the value; yes and no told apart by more than their letters."""
-    value, bracket, rest = cell.partition(" (")
-    small = f"<small>{escape(rest.removesuffix(')'))}</small>" if bracket else ""
-    marked = {verdict.YES: "yes", verdict.NO: "no"}.get(value)
-    shown = f'<span class="{marked}">{value}</span>' if marked else escape(value)
+def _cell(cell: Cell) -> str:
+    """The detail in small print below the value; yes and no also differ in weight and line, not in letters alone."""
+    small = f"<small>{escape(cell.detail)}</small>" if cell.detail else ""
+    marked = {verdict.YES: "yes", verdict.NO: "no"}.get(cell.value)
+    shown = f'<span class="{marked}">{cell.value}</span>' if marked else escape(cell.value)
     return f"<td>{shown}{small}</td>"
 
 
 def _inline(path: Path, name: str, heading: str) -> str:
-    """An SVG file as an element of the page, its ids made its own: several figures share one page."""
+    """An SVG file as an element of the page, with ids of its own: several figures share one page."""
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -94,19 +95,19 @@ def _inline(path: Path, name: str, heading: str) -> str:
 
 
 def markdown(title: str, headline: str, sections: Sequence[Section]) -> str:
-    """The same for a model card; plots are linked as `plots/NAME.png`."""
+    """The page's content as Markdown, for a model card; plots are linked as `plots/NAME.png`."""
     parts = [f"# {title}", f"**{headline}**"]
     for section in sections:
         parts.append(f"## {section.heading}")
         if section.plot:
-            parts.append(f"![{section.heading}](plots/{section.plot[0]}.png)")
+            parts.append(f"![{section.heading}]({PLOTS_FOLDER}/{section.plot[0]}.png)")
         parts += section.sentences
         if section.table:
             parts.append(markdown_table(*section.table))
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(headings: list[str], rows: list[list[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> str:
     """A table in Markdown, its columns aligned right."""
     lines = [headings, ["---:"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in lines)

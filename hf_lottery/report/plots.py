@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hf_lottery.layout import TICKET
 from hf_lottery.report.style import (
+    DENSE,
     DENSE_STYLE,
     OTHER_STYLE,
     STYLES,
@@ -16,13 +19,15 @@ from hf_lottery.report.style import (
     label,
     metric_axis,
     new_figure,
+    percent_axis,
     percent_ticks,
     spread,
     step_axis,
 )
 from hf_lottery.results import formatting
 from hf_lottery.results.linear_path import LinearPath
-from hf_lottery.results.results import TICKET, Results
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import Estimate, estimate
 
 BARS = ("min-max", "interval")
@@ -32,7 +37,7 @@ def metric_against_density(results: Results, early_stop: bool = False, bars: str
     """The test metric against density, ticket and controls, as Frankle & Carbin 2019, Figs. 4 and 5.
 
     Args:
-        results: the finished units.
+        results: the finished networks.
         early_stop: the metric at the early-stop step instead of at the end of training.
         bars: `min-max` over replicates, or `interval`, the 95% Student-t interval of the mean.
     """
@@ -69,9 +74,7 @@ def _density_figure(results: Results, key: str, bars: str) -> tuple[Figure, Axes
     dense = estimate(results.values(key, TICKET, 0).values())
     if dense.n:
         axes.axhline(dense.mean, color="#444444", linewidth=0.8, zorder=1)
-        axes.annotate(
-            "dense", (1, dense.mean), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
-        )
+        axes.annotate(DENSE, (1, dense.mean), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8)
     density_axis(axes, {results.density(TICKET, round) for round in results.rounds(TICKET)})
     add_legend(figure, axes)
     return figure, axes
@@ -97,18 +100,17 @@ def _ends(found: Estimate, bars: str) -> tuple[float, float]:
     return found.low, found.high
 
 
-def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric: str, ylabel: str) -> Figure:
+def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric: Metric) -> Figure:
     """A metric against training steps, a line a density, as Frankle & Carbin 2019, Fig. 3.
 
     Args:
-        curves: label -> step -> the value of every replicate that was evaluated at that step. Lines are means,
+        curves: label -> step -> the test metric of every network that was evaluated at that step. Lines are means,
             the band is min–max.
-        metric: the metric, for its unit.
-        ylabel: what is shown.
+        metric: what is shown.
     """
     figure, axes = new_figure()
     styles = list(STYLES.values())
-    own = {label(control): style for control, style in STYLES.items()} | {"dense": DENSE_STYLE}
+    own = {label(control): style for control, style in STYLES.items()} | {DENSE: DENSE_STYLE}
     for place, (name, steps) in enumerate(curves.items()):
         marker, line, colour = own.get(name, styles[place % len(styles)])
         x = sorted(steps)
@@ -121,7 +123,7 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
     _focus(axes, curves)
     axes.set_xlabel("training step")
-    axes.set_ylabel(ylabel)
+    axes.set_ylabel(f"test {metric}")
     step_axis(axes.xaxis)
     metric_axis(axes.yaxis, metric)
     add_legend(figure, axes)
@@ -129,48 +131,51 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
 
 
 def _focus(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
-    """A y range in which the second half of training can be told apart; the steep start runs out of it."""
-    last = max((max(steps) for steps in curves.values() if steps), default=0)
-    values = [(step, value) for steps in curves.values() for step, found in steps.items() for value in found]
-    late = [value for step, value in values if step >= last / 2]
+    """Set a y range that shows the second half of training well; the steep start may lie outside of it."""
+    points = [(step, value) for steps in curves.values() for step, found in steps.items() for value in found]
+    last = max((step for step, _ in points), default=0)
+    late = [value for step, value in points if step >= last / 2]
     low, high = min(late, default=0), max(late, default=0)
     if low == high:
         return
-    start, end = (sum(found) / len(found) for found in ([v for _, v in values], late))
+    rising = sum(value for _, value in points) / len(points) < sum(late) / len(late)
     wide, narrow = 1.0 * (high - low), 0.1 * (high - low)
-    axes.set_ylim(*((low - wide, high + narrow) if start < end else (low - narrow, high + wide)))
+    axes.set_ylim(*((low - wide, high + narrow) if rising else (low - narrow, high + wide)))
 
 
 def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
     """Density of every masked tensor, in the model's order, a line a round; the mean over replicates."""
     figure, axes = new_figure()
-    rounds = [round for round in results.rounds(TICKET) if round > 0 and _layers(results, round)]
-    chosen = spread(rounds, most_rounds)
-    names: list[str] = []
-    styles = list(STYLES.values())
+    layers = {round: found for round in results.rounds() if round > 0 and (found := _layers(results, round))}
+    chosen = spread(list(layers), most_rounds)
+    names = list(layers[chosen[0]]) if chosen else []
     lowest = 1.0
     for place, round in enumerate(chosen):
-        layers = _layers(results, round)
-        names = names or list(layers)
-        marker, line, colour = styles[place % len(styles)]
+        marker, line, colour = list(STYLES.values())[place % len(STYLES)]
         name = f"{formatting.percent(results.density(TICKET, round))} (round {round})"
-        # a layer that lost everything has no place on a log axis: it is left out of the line
-        heights = [layers.get(layer, float("nan")) or float("nan") for layer in names]
-        lowest = min([lowest, *(height for height in heights if height == height)])
+        # a layer without weights has no place on a log axis: it is left out of the line
+        heights = [layers[round].get(layer, math.nan) or math.nan for layer in names]
+        lowest = min([lowest, *(height for height in heights if not math.isnan(height))])
         axes.plot(range(len(names)), heights, label=name, marker=marker, linestyle=line, color=colour, markersize=5)
     axes.set_yscale("log")
     axes.set_ylim(lowest / 1.2, 1.1)
     percent_ticks(axes.yaxis, lowest)
     axes.set_ylabel("density of the layer")
-    if len(names) <= 24:
-        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) <= 8 else 90, ha="right", fontsize=8)
-    else:
-        axes.set_xlabel(f"masked tensor, in the model's order (0 = {names[0]})")
+    _name_layers(axes, names)
     add_legend(figure, axes)
     return figure
 
 
+def _name_layers(axes: Axes, names: Sequence[str]) -> None:
+    """Names below the x axis, or where they are too many a count."""
+    if len(names) <= 24:
+        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) <= 8 else 90, ha="right", fontsize=8)
+    else:
+        axes.set_xlabel(f"masked tensor, in the model's order (0 = {names[0]})")
+
+
 def _layers(results: Results, round: int) -> dict[str, float]:
+    """Name -> density of a masked tensor of the ticket, over all replicates."""
     kept: dict[str, int] = {}
     total: dict[str, int] = {}
     for line in results.select(TICKET, round):
@@ -197,7 +202,7 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
         x, means, yerr=spans, label="replicates' masks", marker=marker, linestyle=line, color=colour, capsize=2.5
     )
     marker, line, colour = STYLES["random_mask"]
-    # on top and hollow: where the masks overlap as chance has it, both can be seen
+    # drawn last and hollow, so that both can be seen where they are equal
     axes.plot(
         x, [row["chance"] for row in rows], label="chance, at the same layer-wise densities", marker=marker,
         linestyle=line, color=colour, markersize=9, markerfacecolor="none", zorder=3,
@@ -223,6 +228,6 @@ def error_along_paths(paths: Sequence[LinearPath]) -> Figure:
     axes.set_ylabel("test error")
     axes.set_ylim(bottom=0)
     if not paths[0].relative:
-        metric_axis(axes.yaxis, "error")
+        percent_axis(axes.yaxis)
     add_legend(figure, axes)
     return figure

@@ -3,77 +3,82 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from hf_lottery.files import write_text
+from hf_lottery.layout import MARKDOWN_FILE, PAGE_FILE, PLOTS_FOLDER, REPORT_FOLDER, Network
 from hf_lottery.report import page, style
-from hf_lottery.report.sections import Section, make_sections
-from hf_lottery.results.results import Results, missing_units, read_results, unit_name
-from hf_lottery.results.verdict import TOLERANCE, headline, verdict
+from hf_lottery.report.section import Section
+from hf_lottery.report.sections import make_sections
+from hf_lottery.results.headline import headline
+from hf_lottery.results.results import Results, read_results
+from hf_lottery.results.verdict import TOLERANCE, Verdict, verdict
+from hf_lottery.results.written_recipe import WrittenRecipe, read_recipe
 
-_NAMED = 8  # missing units that are listed by name; the rest is a count
+_NAMED = 8  # networks that are missing are listed by name up to this number, the rest is a count
 
 
 def write_report(output_dir: str | os.PathLike, tolerance: float = TOLERANCE, bars: str = "min-max") -> Path:
     """Write `report/` into an output folder and return the path of its page.
 
     `report/index.html` is self-contained (plots inline, no scripts); `report/report.md` and `report/plots/*.png|svg`
-    are for the model card. With units unfinished the report says which.
+    are for the model card. If networks are unfinished the report says which.
 
     Args:
         output_dir: a run's output folder, with results.jsonl.
-        tolerance: of matching; see `verdict`.
+        tolerance: how far from dense still matches; see `verdict`.
         bars: `min-max` over replicates or `interval` (95% Student-t) in the plots.
 
     Raises:
         FileNotFoundError: the folder has no results.jsonl.
-        ValueError: nothing has finished, or the units are not of one recipe.
+        ValueError: nothing has finished, or the networks are not of one recipe.
     """
-    output_dir = Path(output_dir)
     results = read_results(output_dir)
-    recipe, notes = _read_recipe(output_dir / "recipe.yaml")
-    found = verdict(results, tolerance)
-    sections = make_sections(output_dir, results, tolerance, bars)
-    if notes := [*results.notes, *notes, *_unfinished(results, recipe)]:
-        sections.insert(0, Section("What is missing", notes))
-    folder = output_dir / "report"
+    at_end, at_early_stop = (verdict(results, tolerance, early_stop) for early_stop in (False, True))
+    return report_of(Path(output_dir), results, at_end, at_early_stop, bars)
+
+
+def report_of(
+    output_dir: Path, results: Results, at_end: Verdict, at_early_stop: Verdict, bars: str = "min-max"
+) -> Path:
+    """`write_report` for results that were read before, with their verdicts at the end and at the early-stop step."""
+    recipe, notes = _recipe(output_dir)
+    sections = make_sections(output_dir, results, at_end, at_early_stop, bars)
+    if notes := [*results.notes, *notes, *_unfinished(results.missing(recipe.planned() if recipe else ()))]:
+        sections.insert(0, Section("What is missing", notes, warning=True))
+    folder = output_dir / REPORT_FOLDER
     for section in sections:
         if section.plot:
-            style.save(section.plot[1], folder / "plots", section.plot[0])
+            style.save(section.plot[1], folder / PLOTS_FOLDER, section.plot[0])
     title = f"Lottery ticket report: {_subject(recipe, output_dir)}"
-    recipe_text = (output_dir / "recipe.yaml").read_text(encoding="utf-8") if recipe else ""
-    (folder / "report.md").write_text(page.markdown(title, headline(found), sections), encoding="utf-8")
-    path = folder / "index.html"
-    path.write_text(page.html(title, headline(found), sections, folder / "plots", recipe_text), encoding="utf-8")
-    return path
+    write_text(folder / MARKDOWN_FILE, page.markdown(title, headline(at_end), sections))
+    text = recipe.text if recipe else ""
+    write_text(folder / PAGE_FILE, page.html(title, headline(at_end), sections, folder / PLOTS_FOLDER, text))
+    return folder / PAGE_FILE
 
 
-def _read_recipe(path: Path) -> tuple[dict[str, Any], list[str]]:
-    unknown = "so what was planned is not known beyond the finished units."
-    if not path.is_file():
-        return {}, [f"The folder has no recipe.yaml, {unknown}"]
+def _recipe(output_dir: Path) -> tuple[WrittenRecipe | None, list[str]]:
+    """The run's recipe, or a sentence that it cannot be read."""
+    unknown = "so what was planned is not known beyond the finished networks."
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        recipe = None
-    return (recipe, []) if isinstance(recipe, dict) else ({}, [f"recipe.yaml cannot be read, {unknown}"])
+        return read_recipe(output_dir), []
+    except FileNotFoundError:
+        return None, [f"The folder has no recipe.yaml, {unknown}"]
+    except ValueError:
+        return None, [f"recipe.yaml cannot be read, {unknown}"]
 
 
-def _unfinished(results: Results, recipe: Mapping[str, Any]) -> list[str]:
-    missing = missing_units(results, recipe)
+def _unfinished(missing: list[Network]) -> list[str]:
     if not missing:
         return []
-    named = "; ".join(unit_name(unit) for unit in missing[:_NAMED])
+    named = "; ".join(str(network) for network in missing[:_NAMED])
     more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    count = "1 unit has" if len(missing) == 1 else f"{len(missing)} units have"
-    return [f"{count} not finished: {named}{more}. Run the recipe again: finished units are not run twice."]
+    count = "1 network has" if len(missing) == 1 else f"{len(missing)} networks have"
+    return [f"{count} not finished: {named}{more}. Run the recipe again: finished networks are not trained twice."]
 
 
-def _subject(recipe: Mapping[str, Any], output_dir: Path) -> str:
+def _subject(recipe: WrittenRecipe | None, output_dir: Path) -> str:
     """What the report is about: the recipe's model and data, else the folder's name."""
-    model, data = recipe.get("model") or {}, recipe.get("data") or {}
-    parts = [model.get("name_or_path") or model.get("architecture"), data.get("name") or data.get("path")]
+    parts: Iterable[str | None] = (recipe.model, recipe.data) if recipe else ()
     return " on ".join(str(part) for part in parts if part) or output_dir.resolve().name

@@ -12,8 +12,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
+from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
-from hf_lottery.results.results import TICKET
+from hf_lottery.results.metric import Metric
 
 # name -> (marker, line, colour of the Okabe–Ito palette, made for colour-blind readers)
 STYLES = {
@@ -26,7 +27,7 @@ STYLES = {
     "shuffled_weights": ("X", (0, (1, 2)), "#666666"),
     "signed_reinit": ("*", (0, (7, 2)), "#000000"),
 }
-DENSE_STYLE = ("x", "-", "#444444")
+DENSE, DENSE_STYLE = "dense", ("x", "-", "#444444")
 OTHER_STYLE = ("h", (0, (2, 1)), "#444444")
 _RC = {
     "svg.hashsalt": "hf_lottery",  # the same results give the same file
@@ -45,7 +46,7 @@ def label(control: str) -> str:
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:
-    """At most `most` of the values, evenly spread, first and last among them."""
+    """At most `most` of the values, evenly spread, the first and the last included."""
     if len(values) <= most:
         return list(values)
     return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
@@ -97,10 +98,15 @@ def percent_ticks(axis: Axis, lowest: float) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def metric_axis(axis: Axis, metric: str) -> None:
+def metric_axis(axis: Axis, metric: Metric) -> None:
     """Accuracies in percent; perplexity and loss as they are."""
-    if formatting.is_fraction(metric):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+    if metric.greater_is_better:
+        percent_axis(axis)
+
+
+def percent_axis(axis: Axis) -> None:
+    """Fractions in percent."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
 def step_axis(axis: Axis) -> None:

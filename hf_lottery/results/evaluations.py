@@ -1,4 +1,4 @@
-"""What one training measured of itself: its evaluations by step, and the early-stop step among them."""
+"""The evaluations of one training by step, and the early-stop step among them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+_NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time")  # ends of what the Trainer logs beside them
+
 
 def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None) -> list[dict[str, float]]:
     """A training's evaluations, a dict a step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
 
     Args:
-        log_history: a TrainerState's. With several evaluation sets "validation" and "test" are told apart by the
-            names that the Trainer gives them (`eval_validation_loss`, `eval_test_loss`); a single one is validation.
-        number: of the round: leave out the records of another, as of the dense network before a late rewind.
+        log_history: of a TrainerState. The evaluation sets "validation" and "test" are told apart by the names that
+            the Trainer gives their values (`eval_validation_loss`, `eval_test_loss`); a single set is validation.
+        number: of the round; records of other rounds are left out (after a late rewind there are the dense
+            network's). None: all records.
     """
     by_step: dict[int, dict[str, float]] = {}
     for record in log_history:
@@ -21,15 +24,13 @@ def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None
             continue
         step = record["step"]
         for key, value in record.items():
-            if not key.startswith("eval_") or key.endswith(("_runtime", "_per_second", "_jit_compilation_time")):
-                continue
-            name = key.removeprefix("eval_")
-            if name.startswith("test_"):
-                label = name
-            else:
-                label = "eval_" + name.removeprefix("validation_")
-            by_step.setdefault(step, {"step": step})[label] = value
+            if key.startswith("eval_") and not key.endswith(_NOT_METRICS):
+                by_step.setdefault(step, {"step": step})[_label(key.removeprefix("eval_"))] = value
     return [by_step[step] for step in sorted(by_step)]
+
+
+def _label(name: str) -> str:
+    return name if name.startswith("test_") else "eval_" + name.removeprefix("validation_")
 
 
 def summarise(
@@ -40,7 +41,7 @@ def summarise(
     Early stopping is retroactive: training has run its full budget (Frankle & Carbin 2019, section 2).
 
     Args:
-        log_history, number: as of `evaluations`.
+        log_history, number: as for `evaluations`.
         final_step: the evaluated step whose weights were kept; None: the last.
 
     Returns:
@@ -53,8 +54,7 @@ def summarise(
     kept = next((entry for entry in history if entry["step"] == final_step), history[-1])
     summary = {key: value for key, value in kept.items() if key != "step"}
     with_loss = [entry for entry in history if math.isfinite(entry.get("eval_loss", math.nan))]
-    if with_loss:
-        best = min(with_loss, key=lambda entry: entry["eval_loss"])
-        summary["early_stop_step"] = best["step"]
-        summary.update({f"early_stop_{key}": value for key, value in best.items() if key != "step"})
-    return summary
+    if not with_loss:
+        return summary
+    best = min(with_loss, key=lambda entry: entry["eval_loss"])
+    return summary | {f"early_stop_{key}": value for key, value in best.items()}

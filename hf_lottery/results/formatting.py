@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hf_lottery.results.results import LOWER_IS_BETTER
+from hf_lottery.results.metric import Metric
 from hf_lottery.results.statistics import Estimate
 
 NOTHING = "–"
@@ -20,53 +20,46 @@ def percent(fraction: float) -> str:
     return f"{value:.1f}%" if value >= 10 else f"{value:.3g}%"
 
 
-def is_fraction(metric: str) -> bool:
-    """Is the metric shown in percent? Accuracy and its kin are; perplexity and loss are shown as they are."""
-    return metric not in LOWER_IS_BETTER
-
-
-def value(number: float, metric: str) -> str:
-    """A value of the metric: 98.12% for an accuracy of 0.9812, 23.417 for a perplexity."""
+def value(number: float, metric: Metric) -> str:
+    """A value of the metric: 98.12% for an accuracy of 0.9812, 23.42 for a perplexity."""
     if math.isnan(number):
         return NOTHING
-    return f"{100 * number:.2f}%" if is_fraction(metric) else f"{number:.4g}"
+    return _value(number, metric) + ("%" if metric.greater_is_better else "")
 
 
-def difference(number: float, metric: str, signed: bool = True) -> str:
+def value_range(found: Estimate, metric: Metric) -> str:
+    """97.90–98.31: smallest and largest value, without a unit; empty when there is one replicate at most."""
+    return f"{_value(found.minimum, metric)}–{_value(found.maximum, metric)}" if found.n >= 2 else ""
+
+
+def with_range(found: Estimate, metric: Metric) -> str:
+    """98.12% (97.90–98.31): the mean, and min–max when there is more than one replicate."""
+    return in_brackets(value(found.mean, metric), value_range(found, metric))
+
+
+def difference(number: float, metric: Metric, signed: bool = True) -> str:
     """A difference of the metric: +0.31 points for accuracies, +1.2 for perplexities."""
     if math.isnan(number):
         return NOTHING
-    sign = "+" if signed else ""
-    # + 0.0 turns a rounded −0.0 into 0.0
-    if is_fraction(metric):
-        return f"{round(100 * number, 2) + 0.0:{sign}.2f}".replace("-", "−") + " points"
-    return f"{number + 0.0:{sign}.3g}".replace("-", "−")
+    return _difference(number, metric, "+" if signed else "") + (" points" if metric.greater_is_better else "")
 
 
-def with_range(found: Estimate, metric: str) -> str:
-    """98.12% (97.90–98.31): the mean, and min–max when there is more than one replicate."""
-    if found.n < 2:
-        return value(found.mean, metric)
-    low, high = value(found.minimum, metric).rstrip("%"), value(found.maximum, metric).rstrip("%")
-    return f"{value(found.mean, metric)} ({low}–{high})"
-
-
-def with_interval(found: Estimate, metric: str) -> str:
-    """+0.31 points [+0.10, +0.52]: a mean difference and its 95% interval."""
+def with_interval(found: Estimate, metric: Metric) -> str:
+    """+0.31 points [+0.10, +0.52]: a mean difference and its 95% interval, from two replicates on."""
     text = difference(found.mean, metric)
     if found.n < 2:
         return text
-    ends = (difference(end, metric).removesuffix(" points") for end in (found.low, found.high))
-    return f"{text} [{', '.join(ends)}]"
+    return f"{text} [{_difference(found.low, metric, '+')}, {_difference(found.high, metric, '+')}]"
 
 
-def steps(found: Estimate) -> str:
-    """An early-stop step, mean over replicates, with min–max."""
-    if found.n == 0:
-        return NOTHING
-    if found.n == 1 or found.minimum == found.maximum:
-        return f"{found.mean:,.0f}"
-    return f"{found.mean:,.0f} ({found.minimum:,.0f}–{found.maximum:,.0f})"
+def steps(number: float) -> str:
+    """An early-stop step: 1,040."""
+    return NOTHING if math.isnan(number) else f"{number:,.0f}"
+
+
+def steps_range(found: Estimate) -> str:
+    """1,000–1,100: the smallest and largest step; empty when they are one."""
+    return f"{found.minimum:,.0f}–{found.maximum:,.0f}" if found.n >= 2 and found.minimum != found.maximum else ""
 
 
 def steps_difference(found: Estimate) -> str:
@@ -77,11 +70,27 @@ def steps_difference(found: Estimate) -> str:
     return text
 
 
-def _whole(number: float) -> str:
-    rounded = round(number)
-    return f"{rounded:+,d}".replace("-", "−") if rounded else "0"
-
-
 def times(ratio: float) -> str:
     """A speed-up: 2.51×."""
     return NOTHING if math.isnan(ratio) else f"{ratio:.2f}×"
+
+
+def in_brackets(value: str, detail: str) -> str:
+    """98.12% (97.90–98.31): a value with its detail in brackets, if it has one."""
+    return f"{value} ({detail})" if detail else value
+
+
+def _value(number: float, metric: Metric) -> str:
+    return f"{100 * number:.2f}" if metric.greater_is_better else f"{number:.4g}"
+
+
+def _difference(number: float, metric: Metric, sign: str) -> str:
+    # + 0.0 turns a rounded −0.0 into 0.0
+    if metric.greater_is_better:
+        return f"{round(100 * number, 2) + 0.0:{sign}.2f}".replace("-", "−")
+    return f"{number + 0.0:{sign}.3g}".replace("-", "−")
+
+
+def _whole(number: float) -> str:
+    rounded = round(number)
+    return f"{rounded:+,d}".replace("-", "−") if rounded else "0"

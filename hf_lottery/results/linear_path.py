@@ -1,4 +1,4 @@
-"""Linear mode connectivity as numbers: the line between two networks, its error barrier, and when that is stable."""
+"""Linear mode connectivity: the errors on the line between two networks, their barrier, and when it is stable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LinearPath:
     Args:
         alphas: evenly spaced from 0 to 1, both ends among them.
         errors: the error at each α: a rate between 0 and 1, or a perplexity or loss.
-        relative: the error is no rate, so that instability is counted as a share of the ends' mean error.
+        relative: the error is not a rate, so instability is the barrier divided by the ends' mean error.
     """
 
     alphas: list[float]
@@ -101,7 +101,7 @@ def interpolate(a: State, b: State, alpha: float) -> dict[str, Tensor]:
     Floating-point buffers, batch norm's running means and variances among them, are interpolated as weights are.
     (Running statistics that are measured anew at every α would give lower errors in between; they would also need
     training data, and the number would no longer be one of the two networks alone.) Whole-number buffers, such as
-    batch norm's count of batches, have no in-between: they are `a`'s.
+    batch norm's count of batches, are not interpolated: they are `a`'s.
     """
     if a.keys() != b.keys():
         raise ValueError(f"the two networks differ: only one of them has '{sorted(a.keys() ^ b.keys())[0]}'")
@@ -117,13 +117,19 @@ def interpolate(a: State, b: State, alpha: float) -> dict[str, Tensor]:
 
 
 def to_dict(found: Instability) -> dict[str, Any]:
-    """As plain JSON values, with what was concluded."""
+    """As plain JSON values, with the instability of each pair, their mean, and whether it is stable."""
     pairs = [path.instability for path in found.paths]
     return asdict(found) | {"instability": found.mean, "instability_of_pairs": pairs, "stable": found.stable}
 
 
+def from_dict(values: Mapping[str, Any]) -> Instability:
+    """The Instability that `to_dict` gave."""
+    paths = [LinearPath(**path) for path in values["paths"]]
+    return Instability(values["rewind_step"], values["density"], values["seeds"], paths)
+
+
 def earliest_stable_step(steps: Iterable[int], instability_at: Callable[[int], float]) -> int | None:
-    """The first of the steps (tried in rising order) at which instability is below 2%, or None; the rest is not run.
+    """The first of the steps, in rising order, at which instability is below 2%, or None. Later steps are not tried.
 
     Args:
         steps: candidates for k.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from itertools import combinations
-from pathlib import Path
 from typing import TypedDict
 
+from hf_lottery.layout import TICKET, Network
 from hf_lottery.mask import MASK_FILE, Mask
-from hf_lottery.results.results import TICKET, Results, unit_folder, unit_of
+from hf_lottery.results.results import Results
 
 
 class Overlap(TypedDict):
@@ -72,5 +72,5 @@ def overlaps(output_dir: str | os.PathLike, results: Results) -> list[Overlap]:
 
 
 def _masks(output_dir: str | os.PathLike, results: Results, round: int) -> list[Mask]:
-    paths = [unit_folder(Path(output_dir), unit_of(line)) / MASK_FILE for line in results.select(TICKET, round)]
+    paths = [Network.of_line(line).folder(output_dir) / MASK_FILE for line in results.select(TICKET, round)]
     return [Mask.load(path) for path in paths if path.is_file()]

@@ -1,63 +1,44 @@
-"""Results: the finished units of an output folder, read from its results.jsonl, and which units are missing."""
+"""Results: the finished networks of an output folder, read from its results.jsonl, and which are missing."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-TICKET = "ticket"
-# controls in the order in which tables and plots show them
-CONTROLS = (
-    "random_reinit",
-    "random_mask",
-    "no_rewinding",
-    "learning_rate_rewinding",
-    "one_shot",
-    "shuffled_weights",
-    "signed_reinit",
-)
-LOWER_IS_BETTER = ("perplexity", "loss")
-_EARLY_STOP = "early_stop_test_"
+from hf_lottery.layout import CONTROLS, RESULTS_FILE, TICKET, Network
+from hf_lottery.results.metric import Metric, metric_of
 
 Line = Mapping[str, Any]
-Unit = tuple[int, int, str, int]  # replicate, round, control, sample
 
 
-@dataclass
+@dataclass(frozen=True)
 class Results:
-    """The finished units of one experiment.
+    """The finished networks of one experiment.
 
     Args:
-        lines: one mapping a unit, as in results.jsonl; of a unit that was written twice, the last.
+        lines: a line of results.jsonl for each network.
         notes: what was skipped in reading, a sentence each.
     """
 
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def metric(self) -> str:
-        """The task's metric, such as `accuracy`: the name in `test_accuracy` and `early_stop_test_accuracy`."""
-        for line in self.lines:
-            for key in line:
-                if key.startswith(_EARLY_STOP) and key != _EARLY_STOP + "loss":
-                    return key.removeprefix(_EARLY_STOP)
-        return "loss"
-
-    @property
-    def greater_is_better(self) -> bool:
-        return self.metric not in LOWER_IS_BETTER
+    @cached_property
+    def metric(self) -> Metric:
+        """The metric that the experiment is judged by."""
+        return metric_of(self.lines)
 
     def replicates(self) -> list[int]:
         return sorted({line["replicate"] for line in self.lines})
 
     def controls(self) -> list[str]:
-        """The controls that have a finished unit, without the ticket itself, in their fixed order."""
+        """The controls that have a finished network, in the order of CONTROLS, others after them by name."""
         found = {line["control"] for line in self.lines} - {TICKET}
         return [name for name in CONTROLS if name in found] + sorted(found - set(CONTROLS))
 
@@ -71,7 +52,7 @@ class Results:
         """Replicate -> the value of `key`, averaged over the replicate's samples.
 
         A replicate's samples share its initialisation and data order, so they are one observation, not several.
-        Units whose line lacks the value, or holds null or NaN, are left out.
+        Lines that lack the value, or hold null or NaN, are left out.
         """
         samples: dict[int, list[float]] = {}
         for line in self.select(control, round):
@@ -81,30 +62,43 @@ class Results:
         return {replicate: sum(found) / len(found) for replicate, found in sorted(samples.items())}
 
     def density(self, control: str = TICKET, round: int = 0) -> float:
-        """Mean over the units of kept / all weights, as counted from their masks; NaN without a unit.
+        """Mean over the networks of kept / all weights, as counted from their masks; NaN without a network.
 
-        Rounds, not densities, say which units belong together: under a global scope two replicates may differ by a
-        weight.
+        Networks of one round are taken together, not those of one density: under a global scope two replicates may
+        differ by a weight.
         """
         densities = [line["density"] for line in self.select(control, round)]
         return sum(densities) / len(densities) if densities else math.nan
 
+    def missing(self, planned: Iterable[Network] = ()) -> list[Network]:
+        """The networks that should be there and have not finished.
+
+        Every replicate must have each round, control and sample that any replicate has, and all that is planned.
+
+        Args:
+            planned: the networks of the recipe, where it is known.
+        """
+        finished = {Network.of_line(line) for line in self.lines}
+        seen = {Network(r, n.round, n.control, n.sample) for r in self.replicates() for n in finished}
+        return sorted((seen | set(planned)) - finished)
+
 
 def read_results(output_dir: str | os.PathLike) -> Results:
-    """Read `results.jsonl` of an output folder; a line that is not whole is skipped, with a note.
+    """Read `results.jsonl` of an output folder. A damaged line is skipped, with a note; of two lines for one network
+    the last one counts.
 
     Raises:
         FileNotFoundError: the folder, or its results.jsonl, is not there.
-        ValueError: nothing in it has finished.
+        ValueError: nothing in it has finished, or its lines are of two recipes.
     """
-    path = Path(output_dir) / "results.jsonl"
+    path = Path(output_dir) / RESULTS_FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"'{output_dir}' has no results.jsonl, so nothing has finished there; "
+            f"'{output_dir}' has no {RESULTS_FILE}, so nothing has finished there; "
             "give the output folder of a run (training.output_dir), or run the recipe first"
         )
     raw = path.read_bytes().decode("utf-8", errors="replace").splitlines()
-    units: dict[Unit, Line] = {}
+    found: dict[Network, Line] = {}
     notes = []
     for number, text in enumerate(raw, start=1):
         if not text.strip():
@@ -112,29 +106,38 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         line = _parse(text)
         if line is None:
             last = number == len(raw)
-            why = "is torn (the run was stopped while writing it)" if last else "is not a unit's result"
-            notes.append(f"Line {number} of results.jsonl {why} and was skipped.")
+            why = "is torn (the run was stopped while writing it)" if last else "is not the result of a network"
+            notes.append(f"Line {number} of {RESULTS_FILE} {why} and was skipped.")
             continue
-        units[unit_of(line)] = line
-    if not units:
+        found[Network.of_line(line)] = line
+    if not found:
         raise ValueError(
-            f"nothing has finished in '{output_dir}' yet: results.jsonl holds no whole line; run it again"
+            f"nothing has finished in '{output_dir}' yet: {RESULTS_FILE} holds no whole line; run it again"
         )
-    lines = [units[unit] for unit in sorted(units)]
+    lines = [found[network] for network in sorted(found)]
     _require_one_recipe(lines, output_dir)
     return Results(lines, notes + _shared_seeds(lines))
 
 
+def _parse(text: str) -> Line | None:
+    try:
+        line = json.loads(text)
+        whole = isinstance(line, dict) and Network.of_line(line) and math.isfinite(line["density"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return line if whole else None
+
+
 def _require_one_recipe(lines: list[Line], output_dir: str | os.PathLike) -> None:
-    """Means over replicates of two recipes mean nothing: refuse them where the lines give them away."""
+    """Refuse lines that differ where the networks of one recipe agree: a mean over two recipes says nothing."""
     first: dict[tuple, Line] = {}
     for line in lines:
         for key, group in (("prunable", ()), ("steps", (line["control"], line["round"]))):
             other = first.setdefault((key, *group), line)
             if line.get(key) != other.get(key):
                 raise ValueError(
-                    f"the units of '{output_dir}' are not of one recipe: {key} is {other.get(key)} in "
-                    f"{unit_name(unit_of(other))}, and {line.get(key)} in {unit_name(unit_of(line))}; "
+                    f"the networks of '{output_dir}' are not of one recipe: {key} is {other.get(key)} in "
+                    f"{Network.of_line(other)}, and {line.get(key)} in {Network.of_line(line)}; "
                     "give each recipe an output_dir of its own"
                 )
 
@@ -149,61 +152,3 @@ def _shared_seeds(lines: list[Line]) -> list[str]:
         for seed, replicates in by_seed.items()
         if len(replicates) > 1
     ]
-
-
-def _parse(text: str) -> Line | None:
-    try:
-        line = json.loads(text)
-        whole = isinstance(line, dict) and unit_of(line) and math.isfinite(line["density"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return line if whole else None
-
-
-def unit_of(line: Line) -> Unit:
-    """(replicate, round, control, sample): what names a unit."""
-    return int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0))
-
-
-def unit_folder(output_dir: Path, unit: Unit) -> Path:
-    """Where a unit's mask, weights and trainer_state.json lie."""
-    replicate, round, control, sample = unit
-    folder = output_dir / f"replicate-{replicate}" / f"round-{round:02d}"
-    return folder if control == TICKET else folder / f"{control}-{sample}"
-
-
-def unit_name(unit: Unit) -> str:
-    """A unit in words, for lists of what is missing."""
-    replicate, round, control, sample = unit
-    which = "the ticket" if control == TICKET else f"{control} (sample {sample})"
-    return f"{which} of round {round}, replicate {replicate}"
-
-
-def missing_units(results: Results, recipe: Mapping[str, Any] | None = None) -> list[Unit]:
-    """Units that should be there and have not finished.
-
-    Every replicate must have each (round, control, sample) that any replicate has; and, when the resolved recipe is
-    given, all that it plans.
-    """
-    finished = {unit_of(line) for line in results.lines}
-    seen = {(replicate, *unit[1:]) for replicate in results.replicates() for unit in finished}
-    return sorted((seen | planned_units(recipe or {})) - finished)
-
-
-def planned_units(recipe: Mapping[str, Any]) -> set[Unit]:
-    """The units of a resolved recipe: `experiment.replicates` × the ticket's rounds and those of its controls.
-
-    Args:
-        recipe: as recipe.yaml reads; controls as a list of names or as name -> {rounds, per_ticket}.
-    """
-    experiment, num_rounds = recipe.get("experiment") or {}, (recipe.get("lottery") or {}).get("num_rounds")
-    if num_rounds is None:
-        return set()
-    units = {(round, TICKET, 0) for round in range(num_rounds + 1)}
-    controls = experiment.get("controls") or {}
-    for name in controls:
-        options = (controls[name] if isinstance(controls, dict) else None) or {}
-        if name in CONTROLS:
-            rounds = options.get("rounds") or range(1, num_rounds + 1)
-            units |= {(round, name, sample) for round in rounds for sample in range(options.get("per_ticket", 1))}
-    return {(replicate, *unit) for replicate in range(experiment.get("replicates", 1)) for unit in units}

@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import rich.box
 import rich.table
 
+from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
-from hf_lottery.results.results import TICKET, Results
-from hf_lottery.results.statistics import estimate
+from hf_lottery.results.results import Results
+from hf_lottery.results.statistics import Estimate, estimate
 
 
-def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], list[list[str]]]:
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: a value, and a detail (a range, an interval) that is shown smaller or in brackets."""
+
+    value: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return formatting.in_brackets(self.value, self.detail)
+
+
+def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], list[list[Cell]]]:
     """(headings, a row a round): the one table that the terminal, the page and the card show.
 
     Values are means over replicates with min–max; a replicate's samples are averaged first.
 
     Args:
-        results: the finished units.
+        results: the finished networks.
         early_stop_metric: add the test metric at the early-stop step.
     """
-    metric = results.metric
-    key = f"test_{metric}"
-    controls = results.controls()
+    metric, key, controls = results.metric, f"test_{results.metric}", results.controls()
     headings = ["round", "density", f"test {metric}", "early-stop step"]
     headings += [f"test {metric} there"] * early_stop_metric + controls
-    body = []
-    for round in sorted({line["round"] for line in results.lines}):
-        row = [
-            f"{round} (dense)" if round == 0 else str(round),
-            formatting.percent(results.density(TICKET, round)),
-            formatting.with_range(estimate(results.values(key, TICKET, round).values()), metric),
-            formatting.steps(estimate(results.values("early_stop_step", TICKET, round).values())),
+
+    def of_metric(found: Estimate) -> Cell:
+        return Cell(formatting.value(found.mean, metric), formatting.value_range(found, metric))
+
+    def of_steps(found: Estimate) -> Cell:
+        return Cell(formatting.steps(found.mean), formatting.steps_range(found))
+
+    def cell(show: Callable[[Estimate], Cell], key: str, round: int, control: str = TICKET) -> Cell:
+        return show(estimate(results.values(key, control, round).values()))
+
+    body = [
+        [
+            Cell(str(round), "dense" if round == 0 else ""),
+            Cell(formatting.percent(results.density(TICKET, round))),
+            cell(of_metric, key, round),
+            cell(of_steps, "early_stop_step", round),
+            *([cell(of_metric, f"early_stop_{key}", round)] if early_stop_metric else []),
+            *(cell(of_metric, key, round, control) for control in controls),
         ]
-        if early_stop_metric:
-            row.append(
-                formatting.with_range(estimate(results.values(f"early_stop_{key}", TICKET, round).values()), metric)
-            )
-        for control in controls:
-            row.append(formatting.with_range(estimate(results.values(key, control, round).values()), metric))
-        body.append(row)
+        for round in sorted({line["round"] for line in results.lines})
+    ]
     return headings, body
 
 
@@ -53,19 +72,13 @@ def caption(results: Results) -> str:
     )
 
 
-def table(results: Results | list[dict]) -> rich.table.Table:
-    """The closing table of a run, for a terminal: `rich.print(table(lines))`.
-
-    Args:
-        results: what `read_results` gives, or lines of results.jsonl.
-    """
-    if not isinstance(results, Results):
-        results = Results(list(results))
+def table(results: Results) -> rich.table.Table:
+    """The closing table of a run, for a terminal: `rich.print(table(read_results(output_dir)))`."""
     headings, body = rows(results, early_stop_metric=False)
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption=caption(results), caption_justify="left")
     for heading in headings:
         shown.add_column(heading.replace("_", " "), justify="right", overflow="fold")
-    for row in body:
+    for first, *others in body:
         # a range goes below its mean, so that a row with its controls fits into 80 columns
-        shown.add_row(row[0], *(cell.replace(" (", "\n").rstrip(")") for cell in row[1:]))
+        shown.add_row(str(first), *("\n".join(filter(None, (cell.value, cell.detail))) for cell in others))
     return shown

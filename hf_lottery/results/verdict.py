@@ -1,12 +1,13 @@
-"""The verdict: at each density, is the ticket matching, better than its controls, earlier? And down to where?"""
+"""The verdict: at each density, does the ticket match the dense network, beat its controls, learn earlier?"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from hf_lottery.results.formatting import difference, percent
-from hf_lottery.results.results import TICKET, Results
+from hf_lottery.layout import TICKET
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import Estimate, paired_difference
 
 TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.05671)
@@ -43,7 +44,6 @@ class RoundVerdict:
         matching: within the tolerance of dense.
         better: control -> does the ticket beat it?
         earlier: is the early-stop step before the dense network's? Its difference is in steps.
-        earlier_than: control -> the same against the control.
         speedup: dense early-stop step / the ticket's, each the mean over paired replicates; NaN when not measured.
     """
 
@@ -52,7 +52,6 @@ class RoundVerdict:
     matching: Finding
     better: dict[str, Finding]
     earlier: Finding
-    earlier_than: dict[str, Finding]
     speedup: float
 
     @property
@@ -70,15 +69,14 @@ class Verdict:
     """What an experiment showed.
 
     Args:
-        metric: the task's metric.
+        metric: the metric that the networks are compared by.
         early_stop: judged at the early-stop step, not at the end of training.
         tolerance: in units of the metric (a fraction for accuracy).
         replicates: how many replicates have a finished dense network.
         rounds: the findings by round, from round 1.
     """
 
-    metric: str
-    greater_is_better: bool
+    metric: Metric
     early_stop: bool
     tolerance: float
     replicates: int
@@ -98,9 +96,13 @@ class Verdict:
 
     @property
     def extreme_on_average(self) -> RoundVerdict | None:
-        """The same, by means alone: what papers without intervals print."""
+        """The matching round of the lowest density by the means alone, as papers without intervals print it."""
         matching = [found for found in self.rounds if found.matching.on_average]
         return min(matching, key=lambda found: found.density, default=None)
+
+    def controls(self) -> list[str]:
+        """The controls that the ticket was compared with at any density, in their order."""
+        return list(dict.fromkeys(control for found in self.rounds for control in found.better))
 
 
 def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False) -> Verdict:
@@ -116,7 +118,7 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     and else the interval holds both answers: too few replicates to say.
 
     Args:
-        results: the finished units.
+        results: the finished networks.
         tolerance: ε. For metrics of which greater is better, in the metric's units (0.002 = 0.2 points of accuracy);
             for perplexity and loss, as a share of the dense network's mean value.
         early_stop: judge by the metric at every network's own early-stop step, as Frankle & Carbin 2019 do in most
@@ -129,41 +131,44 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     """
     if not tolerance >= 0:
         raise ValueError(f"the tolerance is {tolerance}; it must be 0 or more, such as 0.002 for 0.2 points")
-    sign = 1 if results.greater_is_better else -1
     key = f"early_stop_test_{results.metric}" if early_stop else f"test_{results.metric}"
     dense = results.values(key, TICKET, 0)
-    if not results.greater_is_better and dense:
+    if not results.metric.greater_is_better and dense:
         tolerance *= sum(dense.values()) / len(dense)
-    rounds = [_judge(results, round, key, sign, dense, tolerance) for round in results.rounds(TICKET) if round > 0]
-    return Verdict(results.metric, results.greater_is_better, early_stop, tolerance, len(dense), rounds)
+    rounds = [_judge(results, round, key, tolerance) for round in results.rounds(TICKET) if round > 0]
+    return Verdict(results.metric, early_stop, tolerance, len(dense), rounds)
 
 
-def _judge(results: Results, round: int, key: str, sign: int, dense: dict[int, float], tolerance: float):
-    ticket = results.values(key, TICKET, round)
-    steps = results.values("early_stop_step", TICKET, round)
-    dense_steps = results.values("early_stop_step", TICKET, 0)
-    better, earlier_than = {}, {}
-    for control in results.controls():
-        if other := results.values(key, control, round):
-            better[control] = _finding(_signed(ticket, other, sign), above=0.0, below=tolerance)
-        if other := results.values("early_stop_step", control, round):
-            earlier_than[control] = _finding(_signed(steps, other, -1), above=0.0, below=0.0)
-    both = steps.keys() & dense_steps.keys()
-    own = sum(steps[replicate] for replicate in both)
+def _judge(results: Results, round: int, key: str, tolerance: float) -> RoundVerdict:
+    greater_is_better = results.metric.greater_is_better
+    ticket, dense = results.values(key, TICKET, round), results.values(key, TICKET, 0)
+    others = {control: results.values(key, control, round) for control in results.controls()}
+    steps, dense_steps = (results.values("early_stop_step", TICKET, number) for number in (round, 0))
     return RoundVerdict(
         round=round,
         density=results.density(TICKET, round),
-        matching=_finding(_signed(ticket, dense, sign), above=-tolerance, below=-tolerance),
-        better=better,
-        earlier=_finding(_signed(steps, dense_steps, -1), above=0.0, below=0.0),
-        earlier_than=earlier_than,
-        speedup=sum(dense_steps[replicate] for replicate in both) / own if own else math.nan,
+        matching=_finding(_gain(ticket, dense, greater_is_better), above=-tolerance, below=-tolerance),
+        better={
+            control: _finding(_gain(ticket, other, greater_is_better), above=0.0, below=tolerance)
+            for control, other in others.items()
+            if other
+        },
+        earlier=_finding(_gain(steps, dense_steps, greater_is_better=False), above=0.0, below=0.0),
+        speedup=_speedup(steps, dense_steps),
     )
 
 
-def _signed(ticket: dict[int, float], other: dict[int, float], sign: int) -> Estimate:
+def _gain(ticket: dict[int, float], other: dict[int, float], greater_is_better: bool) -> Estimate:
+    """Ticket − other over paired replicates, signed so that positive is in the ticket's favour."""
     found = paired_difference(ticket, other)
-    return found if sign > 0 else -found
+    return found if greater_is_better else -found
+
+
+def _speedup(steps: dict[int, float], dense_steps: dict[int, float]) -> float:
+    """Mean early-stop step of the dense network / the ticket's, over the replicates that have both."""
+    both = steps.keys() & dense_steps.keys()
+    own = sum(steps[replicate] for replicate in both)
+    return sum(dense_steps[replicate] for replicate in both) / own if own else math.nan
 
 
 def _finding(found: Estimate, above: float, below: float) -> Finding:
@@ -178,65 +183,3 @@ def _finding(found: Estimate, above: float, below: float) -> Finding:
     if found.high < below or found.high == found.low == below:
         return Finding(NO, found, on_average)
     return Finding(TOO_FEW, found, on_average)
-
-
-def verdict_controls(found: Verdict) -> list[str]:
-    """The controls that the ticket was compared with at any density, in their order."""
-    return list(dict.fromkeys(control for judged in found.rounds for control in judged.better))
-
-
-def headline(found: Verdict) -> str:
-    """The verdict in a sentence or two, the extreme matching density first."""
-    if not found.rounds:
-        return "Nothing to judge yet: no round after the dense network has finished."
-    if found.replicates == 0:
-        return "Nothing to compare with: no dense network (round 0) has finished."
-    margin = difference(found.tolerance, found.metric, signed=False)
-    count = f"{found.replicates} replicate{'s' if found.replicates != 1 else ''}"
-    best = found.extreme
-    if best is not None:
-        start = (
-            f"Matching down to {percent(best.density)} density (round {best.round}): test {found.metric} within "
-            f"{margin} of dense, 95% interval over {best.matching.difference.n} replicates."
-        )
-        return f"{start} {_against_controls(best)} {_winning(found, best)}".strip()
-    if found.replicates < MIN_REPLICATES:
-        by_mean = found.extreme_on_average
-        rest = (
-            f"By the mean alone it matches dense within {margin} down to {percent(by_mean.density)} density."
-            if by_mean
-            else f"By the mean alone no density matches dense within {margin}."
-        )
-        return f"Too few replicates to say ({count}; {MIN_REPLICATES} are needed). {rest}"
-    if all(finding.matching.answer == NO for finding in found.rounds):
-        return f"No ticket: at no density is test {found.metric} within {margin} of dense ({count})."
-    undecided = [percent(r.density) for r in found.rounds if r.matching.answer == TOO_FEW]
-    where = f"the interval at {', '.join(undecided)} density holds both answers" if undecided else "nothing is paired"
-    return f"No density is shown to match dense within {margin} ({count}); {where}."
-
-
-def _against_controls(found: RoundVerdict) -> str:
-    if not found.better:
-        return "No control was run at this density, so it is not shown to be a winning ticket."
-    groups = {YES: "It is better than", NO: "It is no better than", TOO_FEW: "Too few replicates to say against"}
-    parts = []
-    for answer, words in groups.items():
-        names = [control for control, finding in found.better.items() if finding.answer == answer]
-        if names:
-            parts.append(f"{words} {', '.join(names)}.")
-    return " ".join(parts)
-
-
-def _winning(found: Verdict, best: RoundVerdict) -> str:
-    """What the extreme matching density does not say: where else there is a winning ticket, or that there is none."""
-    if best.winning == YES:
-        return ""
-    if found.winning is not None:
-        at = percent(found.winning.density)
-        return f"A winning ticket, which must also beat its controls, is shown down to {at}."
-    matching = [judged for judged in found.rounds if judged.matching.answer == YES and judged.winning != NO_DATA]
-    if not matching:
-        return ""
-    if all(judged.winning == NO for judged in matching):
-        return "No winning ticket: wherever it matches, a random re-initialisation or a random mask does as well."
-    return "A winning ticket, which must also beat its controls, is not shown."

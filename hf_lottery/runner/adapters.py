@@ -1,4 +1,4 @@
-"""Putting a LoRA on a model that tickets are searched on: what works under a mask, and what is refused."""
+"""Adding a LoRA to the model that tickets are searched in: which ones work under a mask, and which are refused."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.pruning.targets import require_matches
 
-# These leave the base model's weights as they are, and start with ΔW = 0 (False, for tests, does not).
+# These do not change the base model's weights, and start with ΔW = 0 (False does not; tests use it).
 INITS = (True, False, "gaussian", "orthogonal")
 
 
 def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     """`model` with a LoRA drawn under `seed`; its own weights are frozen from now on.
 
-    DoRA, rsLoRA and modules_to_save work: masks are over A and B (ask for others by name), and the magnitude vector
-    and the saved modules are trained densely and rewound with them.
+    DoRA, rsLoRA and modules_to_save work: A and B are masked (others only if target_modules names them), the magnitude
+    vector and the saved modules are trained densely and rewound together with A and B.
 
     Args:
         model: the base model, in full precision or quantised.
@@ -24,29 +24,30 @@ def add_adapter(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftMo
         seed: of A's random values.
 
     Raises:
-        ValueError: target modules that are not there, or an adapter that a mask cannot be over.
+        ValueError: the model has no such modules, or the adapter cannot be masked.
     """
-    refuse_what_a_mask_cannot_be_over(config)
-    require_places(model, config)
+    refuse_unsupported_adapter(config)
+    require_modules(model, config)
     set_seed(seed)
     return get_peft_model(model, config)
 
 
-def require_places(model: nn.Module, config: LoraConfig) -> None:
-    """Raise a ValueError for a name in `target_modules` or `modules_to_save` that is none in the base model.
+def require_modules(model: nn.Module, config: LoraConfig) -> None:
+    """Raise a ValueError for a name in `target_modules` or `modules_to_save` that the base model does not have.
 
-    PEFT itself names no near one, and says nothing of one among several or of a module to save that is not there.
+    PEFT suggests no similar name, and does not report one wrong name among several, nor a wrong module to save.
     """
     names = [name for name, _ in model.named_parameters()]
-    names += [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]  # tied ones
+    # named_parameters gives one name alone for a tied weight
+    names += [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for key in ("target_modules", "modules_to_save"):
         patterns = getattr(config, key)
         if patterns is not None and patterns != "all-linear":
             require_matches(f"peft.{key}", patterns if isinstance(patterns, str) else sorted(patterns), names)
 
 
-def refuse_what_a_mask_cannot_be_over(config: LoraConfig) -> None:
-    """Raise a ValueError for a LoRA whose masked entries would not be a subnetwork of the adapter alone."""
+def refuse_unsupported_adapter(config: LoraConfig) -> None:
+    """Raise a ValueError for a LoRA that also changes the base model, or has parts that a mask does not support."""
     if config.init_lora_weights not in INITS:
         raise ValueError(
             f"peft.init_lora_weights is {config.init_lora_weights!r}, which changes the base model's weights or needs "

@@ -1,9 +1,10 @@
-"""A recipe's parts put together: its output folder, its data, its trainers, its experiment."""
+"""The parts of a recipe put together: its data, its trainers, its experiment."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.trainer_callback import PrinterCallback
@@ -11,48 +12,32 @@ from transformers.trainer_callback import PrinterCallback
 from hf_lottery.distributed.processes import is_main
 from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.files import write_text
-from hf_lottery.recipe.recipe import Recipe, differences, load_recipe
+from hf_lottery.layout import DATA_NOTES_FILE
+from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.launch import require_same_data
 from hf_lottery.runner.network import build_network
-from hf_lottery.runner.progress import StepCallback, UnitProgress
-from hf_lottery.tasks import DATA_NOTES_FILE, TaskData, task_module
+from hf_lottery.runner.progress import NetworkProgress, StepCallback
+from hf_lottery.task_records import TASKS
+from hf_lottery.tasks import TaskData, task_module
 from hf_lottery.training.trainer import LotteryTrainer
 from hf_lottery.training.unsupported import refuse_schedule_ending_at_zero
 
-RECIPE_FILE = "recipe.yaml"
-COMMAND_FILE = "command"  # what was typed
 
-
-def claim_output_folder(recipe: Recipe) -> Path:
-    """Write recipe.yaml and command into a new output folder; refuse one that another recipe has trained into."""
-    root = Path(recipe.training["output_dir"])
-    written = root / RECIPE_FILE
-    if written.is_file():
-        changed = differences(load_recipe(str(written)), recipe)
-        if changed and any(path.name != ".lock" for path in root.glob("replicate-*/**/*") if path.is_file()):
-            key, (old, new) = next(iter(changed.items()))
-            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-            raise ValueError(
-                f"{root} holds results of another recipe: {key} was {old!r} and is now {new!r}{more}. "
-                "Set training.output_dir to another folder, or go back to the recipe that it was made with."
-            )
-        if not changed:
-            return root
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(root / COMMAND_FILE, recipe.command() + "\n")
-    write_text(written, recipe.to_yaml())
-    return root
-
-
-def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = None) -> Experiment:
+def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None = None) -> Experiment:
     """The recipe's experiment; data are read once, at the first network that is trained."""
-    config, data = recipe.lottery_config(), _Once(lambda: _noted(load_data(recipe), root))
-    arguments = recipe.training_arguments()
+    config, arguments = recipe.lottery_config(), recipe.training_arguments()
     if any(control.name == "no_rewinding" for control in recipe.experiment.controls):
         refuse_schedule_ending_at_zero(arguments)
 
+    @functools.cache
+    def data() -> TaskData:
+        return _noted(load_data(recipe), root)
+
     def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
         return build_trainer(recipe, data(), seed, folder, progress)
+
+    def labels() -> dict[str, Any]:
+        return {"metric": data().metric, "greater_is_better": data().greater_is_better}
 
     return Experiment(
         root,
@@ -61,18 +46,20 @@ def make_experiment(recipe: Recipe, root: Path, progress: UnitProgress | None = 
         recipe.experiment.controls,
         arguments.seed,
         make_trainer,
+        labels,
     )
 
 
 def _noted(data: TaskData, root: Path) -> TaskData:
+    """The same data; their notes are written into the output folder."""
     if data.notes and is_main():
         write_text(root / DATA_NOTES_FILE, "\n".join(data.notes) + "\n")
     return data
 
 
 def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's data, read by its task, with its metrics; a language model that cannot fit is refused before."""
-    if recipe.data.task == "causal_lm":
+    """The recipe's data, read by its task, with its metrics; a language model that does not fit is refused first."""
+    if TASKS[recipe.data.task].language_model:
         from hf_lottery.runner.memory import network_size, require_fits
 
         require_fits(recipe, network_size(recipe))
@@ -86,7 +73,7 @@ def load_data(recipe: Recipe) -> TaskData:
 
 
 def build_trainer(
-    recipe: Recipe, data: TaskData, seed: int, folder: Path, progress: UnitProgress | None = None
+    recipe: Recipe, data: TaskData, seed: int, folder: Path, progress: NetworkProgress | None = None
 ) -> LotteryTrainer:
     """A fresh trainer for one network: model and adapter drawn under `seed`, output in `folder`."""
     model = build_network(recipe, data, seed)
@@ -111,15 +98,3 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)  # the records are in trainer_state.json
     return trainer
-
-
-class _Once:
-    """A function that is called at most once."""
-
-    def __init__(self, function: Callable):
-        self._function, self._value = function, None
-
-    def __call__(self):
-        if self._value is None:
-            self._value = self._function()
-        return self._value

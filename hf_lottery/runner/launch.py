@@ -1,4 +1,4 @@
-"""Starting several processes for one run, and what is checked once they have met."""
+"""Starting several processes for one run, and the checks once they communicate."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from hf_lottery.bundled import LAUNCHER_CONFIGS, bundled_folder
+from hf_lottery.recipe.recipe import Recipe
 
 LAUNCHERS = ("single", "ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3")
 
@@ -22,7 +23,7 @@ def relaunch(launcher: str, arguments: Sequence[str]) -> int:
         0, or the exit status of the first process that failed.
 
     Raises:
-        ValueError: there is no such launcher, or N is no number.
+        ValueError: there is no such launcher, or N is not a number.
     """
     name, _, count = launcher.partition(":")
     if name not in LAUNCHERS or not count.isdigit() or int(count) < 1:
@@ -45,17 +46,17 @@ def relaunch(launcher: str, arguments: Sequence[str]) -> int:
             settings = ["--config_file", str(config), "--num_processes", count]
             launch_command(launch_command_parser().parse_args([*settings, *program]))
     except ChildFailedError as failed:
-        return failed.get_first_failure()[1].exitcode  # its rank has said why
-    except SignalException as stopped:  # Ctrl-C, which every process has had too
+        return failed.get_first_failure()[1].exitcode  # that process printed why
+    except SignalException as stopped:  # Ctrl-C, which every process received too
         return 128 + stopped.sigval
     return 0
 
 
 def require_devices(use_cpu: bool) -> None:
-    """Refuse more processes on this machine than it has GPUs, before their first communication fails.
+    """Refuse more processes on this machine than it has GPUs; their first communication would fail.
 
     Raises:
-        ValueError: a launcher started too many.
+        ValueError: a launcher started more.
     """
     import torch
 
@@ -65,6 +66,17 @@ def require_devices(use_cpu: bool) -> None:
             f"{started} processes were started on this machine, which has {there} GPU{'s' * (there != 1)}: "
             f"launch at most {there} (--nproc_per_node of torchrun, --num_processes of accelerate launch)"
         )
+
+
+def meet(recipe: Recipe) -> None:
+    """Let the processes of a launcher communicate, and check that they can train one recipe; for one process, nothing.
+
+    Raises:
+        ValueError: they are more than this machine has GPUs, or were started with different recipes.
+    """
+    require_devices(recipe.training.get("use_cpu", False))
+    recipe.training_arguments()  # TrainingArguments starts the process group
+    require_same_recipe(recipe.to_yaml())
 
 
 def require_same_recipe(text: str) -> None:

@@ -1,23 +1,31 @@
-"""How large a recipe's network is, exactly, and the memory that training it takes, before anything is loaded."""
+"""The exact size of a recipe's network, and the memory that training it takes, before anything is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import psutil
 import torch
-from peft import get_peft_model
-from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    TrainingArguments,
+)
 
+from hf_lottery.config import LotteryConfig
 from hf_lottery.pruning.targets import LINEAR_MODULES, prunable
 from hf_lottery.recipe.recipe import Recipe
-from hf_lottery.runner.adapters import refuse_what_a_mask_cannot_be_over, require_places
-from hf_lottery.runner.network import refuse_what_does_not_go_together
+from hf_lottery.runner.adapters import refuse_unsupported_adapter, require_modules
+from hf_lottery.runner.network import require_compatible_sections
 from hf_lottery.tasks.language_models import model_config
 
 GIB = 1 << 30
-_STATES = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "lion": 1}  # moments a weight; Adam and others: 2
+_MOMENTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "lion": 1}  # a weight; Adam and others have 2
 
 
 @dataclass(frozen=True)
@@ -26,8 +34,8 @@ class Size:
 
     Args:
         parameters: of the base model (tied ones once).
-        trainable: what an optimizer steps: the adapter's, or the whole model's.
-        prunable: what the mask is over.
+        trainable: the weights that an optimizer steps: the adapter's, or the whole model's.
+        prunable: the weights that the mask is over.
         weights, gradients, optimizer, masks: bytes.
     """
 
@@ -41,7 +49,7 @@ class Size:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """Bytes, added up."""
         return self.weights + self.gradients + self.optimizer + self.masks
 
     def __str__(self) -> str:
@@ -56,51 +64,42 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
     """The size of a causal_lm recipe's network, counted on the meta device, where no weight is read or allocated.
 
     Args:
-        recipe: its sections model, peft, quantization, lottery and training count.
+        recipe: its sections model, peft, quantization, lottery and training are used.
         config: of the model; None: the one that the recipe names, from its folder or the Hub.
 
     Raises:
-        ValueError: the config cannot be had, or target modules match nothing.
+        ValueError: the config cannot be found, or target modules match nothing.
     """
-    refuse_what_does_not_go_together(recipe)
-    model = base_on_meta(recipe, config)
-    parameters = sum(p.numel() for p in model.parameters())
-    weights = _weight_bytes(model, recipe)
-    if (lora := recipe.lora_config()) is not None:
-        refuse_what_a_mask_cannot_be_over(lora)
-        require_places(model, lora)
-        with torch.device("meta"):
-            model = get_peft_model(model, lora)
-    lottery = recipe.lottery_config()
+    require_compatible_sections(recipe)
+    lora, lottery = recipe.lora_config(), recipe.lottery_config()
+    base = base_on_meta(recipe, config)
+    parameters, weights = _numel(base.parameters()), _weight_bytes(base, recipe.quantization_config())
+    model = base if lora is None else _with_adapter(base, lora)
     targets = prunable(model, lottery.target_modules, lottery.exclude_modules, lottery.prune_embeddings)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if lora is None and lottery.pruned_value == "init":
-        trained = targets
-    gradients = sum(p.numel() * p.element_size() for p in trained.values())
-    if lora is not None:
-        weights += gradients
-    arguments = recipe.training_arguments()
-    optim = arguments.optim.value
-    moments = 0 if "8bit" in optim else next((n for name, n in _STATES.items() if name in optim), 2)
-    if optim == "sgd" and "momentum" in str(arguments.optim_args):
-        moments = 1
-    optimizer = gradients * moments + (2 * sum(p.numel() for p in trained.values()) if "8bit" in optim else 0)
-    numel = sum(p.numel() for p in targets.values())
-    masks = 2 * numel  # the mask itself, and the bytes that the step masks by
-    if lottery.pruned_value == "init":
-        masks += sum(p.numel() * p.element_size() for p in targets.values())
-    return Size(parameters, sum(p.numel() for p in trained.values()), numel, weights, gradients, optimizer, masks)
+        trained = list(targets.values())
+    else:
+        trained = [p for p in model.parameters() if p.requires_grad]
+    return Size(
+        parameters=parameters,
+        trainable=_numel(trained),
+        prunable=_numel(targets.values()),
+        weights=weights + (_bytes(trained) if lora is not None else 0),
+        gradients=_bytes(trained),
+        optimizer=_optimizer_bytes(recipe.training_arguments(), trained),
+        masks=_mask_bytes(targets.values(), lottery),
+    )
 
 
 def base_on_meta(recipe: Recipe, config: PretrainedConfig | None = None) -> PreTrainedModel:
-    """A causal_lm recipe's model without its weights, nor an adapter: names, shapes and dtypes.
+    """A causal_lm recipe's model without its weights and without an adapter: names, shapes and dtypes.
 
     Args:
-        recipe: its section model counts.
+        recipe: its section model is used.
         config: of the model; None: the one that the recipe names.
 
     Raises:
-        ValueError: the config cannot be had.
+        ValueError: the config cannot be found.
     """
     config = config or model_config(recipe.model)
     with torch.device("meta"):
@@ -113,7 +112,7 @@ def require_fits(recipe: Recipe, size: Size, available: int | None = None) -> No
     Args:
         recipe: for its model's name.
         size: of `network_size`.
-        available: bytes; None: of this machine's CUDA devices that one process uses, or its RAM.
+        available: bytes; None: the memory of the CUDA devices that one process uses, or the RAM.
     """
     available = memory_of_this_machine(recipe) if available is None else available
     if size.total <= available:
@@ -133,7 +132,7 @@ def require_fits(recipe: Recipe, size: Size, available: int | None = None) -> No
 
 
 def memory_of_this_machine(recipe: Recipe) -> int:
-    """Bytes for one process: all CUDA devices where device_map spreads the model, else one; without any, the RAM."""
+    """Bytes for one process: of all CUDA devices if device_map is set, else of one; without CUDA, the RAM."""
     if on_cuda(recipe):
         devices = range(torch.cuda.device_count()) if recipe.model.device_map else [torch.cuda.current_device()]
         return sum(torch.cuda.get_device_properties(i).total_memory for i in devices)
@@ -151,21 +150,48 @@ def _dtype(recipe: Recipe, config: PretrainedConfig) -> torch.dtype:
     return getattr(torch, recipe.model.dtype)
 
 
-def _weight_bytes(model: nn.Module, recipe: Recipe) -> int:
+def _with_adapter(base: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    refuse_unsupported_adapter(config)
+    require_modules(base, config)
+    with torch.device("meta"):
+        return get_peft_model(base, config)
+
+
+def _weight_bytes(model: PreTrainedModel, quantization: BitsAndBytesConfig | None) -> int:
     """Of the base model; quantised, linear layers take 4 (or 8) bits and a float of scale per block of 64."""
-    quantization = recipe.quantization_config()
-    small = set()
-    if quantization is not None:
-        embedded = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        head = model.get_output_embeddings()
-        small = {
-            id(m.weight)
-            for m in model.modules()
-            if isinstance(m, LINEAR_MODULES) and m is not head and id(m.weight) not in embedded
-        }
+    quantised = set() if quantization is None else _quantised(model)
     four = quantization is not None and quantization.load_in_4bit
     scale = 0.127 / 8 if four and quantization.bnb_4bit_use_double_quant else 4 / 64
-    total = 0
-    for p in model.parameters():
-        total += p.numel() * ((0.5 + scale if four else 1) if id(p) in small else p.element_size())
-    return int(total)
+    size = 0.5 + scale if four else 1
+    return int(sum(p.numel() * (size if id(p) in quantised else p.element_size()) for p in model.parameters()))
+
+
+def _quantised(model: PreTrainedModel) -> set[int]:
+    """The ids of the weights that bitsandbytes quantises: linear layers, but not the output layer or a tied one."""
+    kept = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    if (head := model.get_output_embeddings()) is not None:
+        kept.add(id(head.weight))
+    return {id(module.weight) for module in model.modules() if isinstance(module, LINEAR_MODULES)} - kept
+
+
+def _optimizer_bytes(arguments: TrainingArguments, trained: Iterable[Tensor]) -> int:
+    """The optimizer's moments: as large as the weights each, or a byte a weight each in 8 bits."""
+    name = arguments.optim.value
+    if "8bit" in name:
+        return 2 * _numel(trained)
+    if name == "sgd" and "momentum" in str(arguments.optim_args):
+        return _bytes(trained)
+    return _bytes(trained) * next((count for part, count in _MOMENTS.items() if part in name), 2)
+
+
+def _mask_bytes(targets: Iterable[Tensor], config: LotteryConfig) -> int:
+    """The mask and its copy in the training step, a byte a weight each; and θ_k, if pruned weights stay there."""
+    return 2 * _numel(targets) + (_bytes(targets) if config.pruned_value == "init" else 0)
+
+
+def _numel(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

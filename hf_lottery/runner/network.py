@@ -1,4 +1,4 @@
-"""The network of a recipe as its training starts: model, quantisation, adapter, and what of it is trained."""
+"""The network of a recipe as its training starts: model, quantisation, adapter, and which weights are trained."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hf_lottery.config import LotteryConfig
 from hf_lottery.pruning.targets import prunable
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.adapters import add_adapter
+from hf_lottery.task_records import TASKS
 from hf_lottery.tasks import TaskData, task_module
 
 
@@ -16,10 +17,10 @@ def build_network(recipe: Recipe, data: TaskData, seed: int) -> nn.Module:
     """A fresh network: model and adapter drawn under `seed`.
 
     Raises:
-        ValueError: sections that do not go together, or a model or adapter that cannot be had.
+        ValueError: sections that cannot be combined, or a model or adapter that cannot be made.
     """
     lora, quantization = recipe.lora_config(), recipe.quantization_config()
-    refuse_what_does_not_go_together(recipe)
+    require_compatible_sections(recipe)
     options = {} if quantization is None else {"quantization_config": quantization}
     model = task_module(recipe.data.task).build_model(recipe.model, data, seed, **options)
     if lora is not None:
@@ -29,11 +30,11 @@ def build_network(recipe: Recipe, data: TaskData, seed: int) -> nn.Module:
     return model
 
 
-def refuse_what_does_not_go_together(recipe: Recipe) -> None:
-    """Raise a ValueError for a recipe whose sections are each right and cannot be trained together."""
+def require_compatible_sections(recipe: Recipe) -> None:
+    """Raise a ValueError for a recipe whose sections are each valid but cannot be combined."""
     if recipe.quantization is None:
         return
-    if recipe.data.task != "causal_lm":
+    if not TASKS[recipe.data.task].language_model:
         raise ValueError(f"quantization is for the task causal_lm, not for {recipe.data.task}: leave the section out")
     if recipe.peft is None:
         raise ValueError(
@@ -43,7 +44,7 @@ def refuse_what_does_not_go_together(recipe: Recipe) -> None:
 
 
 def freeze_all_but_targets(model: PreTrainedModel, config: LotteryConfig) -> None:
-    """Train nothing but what the mask is over, so that the whole update is as sparse as the mask.
+    """Train only the weights that the mask is over, so that the whole update is as sparse as the mask.
 
     Source: LoTA, Panda et al. 2024 (arXiv 2406.16797): embeddings, norms and the output layer stay frozen.
     """

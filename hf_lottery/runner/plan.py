@@ -1,6 +1,6 @@
-"""`hf-lottery run --plan`: how many networks, how long, how much disk and memory.
+"""`hf-lottery run --plan`: how many networks, how much time, disk and memory.
 
-Time is from a short calibration on this machine; for a language model that cannot be trained here, an estimate.
+The time is from a short calibration on this machine; for a language model that cannot be trained here, an estimate.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.build import build_trainer, load_data, make_experiment
 from hf_lottery.runner.memory import GIB, Size, memory_of_this_machine, network_size
 from hf_lottery.runner.speed import Speed, estimate_speed
+from hf_lottery.task_records import TASKS
 from hf_lottery.tasks.instruction_rows import load_rows
 from hf_lottery.tasks.language_models import has_weights
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -34,14 +35,14 @@ class Plan:
     """What is left to do, and what it takes.
 
     Args:
-        networks, finished: how many there are, and how many of them the output folder holds already.
-        steps: optimizer steps of one network; None: not known, for the data cannot be had.
-        evaluations: evaluations of one network; None where they depend on the steps.
+        networks, finished: how many the recipe plans, and how many of them the output folder holds already.
+        steps: optimizer steps of one network; None: not known, as the data are not here.
+        evaluations: evaluations of one network; None if they depend on steps that are not known.
         seconds_a_step, seconds_an_evaluation: of one worker.
-        bytes_a_network: what a finished network leaves on disk, without the Trainer's own checkpoints.
-        free_bytes: room left where the output folder is.
-        source: where the seconds are from.
-        memory: of a language model: its counts and the bytes that training it takes, counted.
+        bytes_a_network: on disk for a finished network, without the Trainer's own checkpoints.
+        free_bytes: on the disk of the output folder.
+        source: how the seconds were found.
+        memory: for a language model, its counts and the bytes that training it takes.
     """
 
     networks: int
@@ -57,7 +58,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """For what is left, with one worker; None: not known."""
+        """To train what is left, with one worker; None: not known."""
         if self.steps is None:
             return None
         of_one = self.steps * self.seconds_a_step + self.evaluations * self.seconds_an_evaluation
@@ -65,7 +66,7 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """For what is left."""
+        """On disk for what is left."""
         return (self.networks - self.finished) * self.bytes_a_network
 
     def __str__(self) -> str:
@@ -91,8 +92,8 @@ class Plan:
 
 
 def make_plan(recipe: Recipe) -> Plan:
-    """Count what is left, and time a step: of the dense network where it can be trained here, else estimated."""
-    if recipe.data.task != "causal_lm":
+    """Count what is left, and time a step: of the dense network if it can be trained here, else it is estimated."""
+    if not TASKS[recipe.data.task].language_model:
         return _calibrated(recipe, None)
     size = network_size(recipe)
     speed = estimate_speed(recipe)
@@ -109,7 +110,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
-    """Train the dense network for a few steps, in a folder that is thrown away, and reckon the rest from it."""
+    """Train the dense network for a few steps, in a temporary folder, and calculate the plan from that."""
     root = Path(recipe.training["output_dir"])
     experiment, data = make_experiment(recipe, root), load_data(recipe)
     short = {"max_steps": WARM_UP_STEPS + TIMED_STEPS, "eval_strategy": "no", "save_strategy": "no"}
@@ -140,9 +141,9 @@ def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
 
 
 def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
-    """Of a language model that is not trained here: neither its weights nor a tokenizer are read.
+    """The plan of a language model that is not trained here: neither weights nor a tokenizer are read.
 
-    Rows are counted as they are in the data: those without an answer too, and before packing.
+    All rows of the data are counted, also those without an answer, and before packing.
     """
     arguments = recipe.training_arguments()
     rows, unknown = None, ""
@@ -169,16 +170,16 @@ def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
 
 def _counts(experiment: Experiment) -> dict[str, int]:
     there = next(path for path in (experiment.root, *experiment.root.absolute().parents) if path.is_dir())
-    units, pending = experiment.units(), experiment.pending()
+    networks, pending = experiment.networks(), experiment.pending()
     return {
-        "networks": len(units),
-        "finished": len(units) - len(pending),
+        "networks": len(networks),
+        "finished": len(networks) - len(pending),
         "free_bytes": shutil.disk_usage(there).free,
     }
 
 
 class _Clock(TrainerCallback):
-    """Times the steps after the first few, which pay for warming up."""
+    """Times the steps after the first few, which are slower."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == WARM_UP_STEPS:
@@ -192,7 +193,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _steps(recipe: Recipe, batches: int | None) -> int | None:
-    """Of one network, whose epoch has so many batches; None: not known."""
+    """Steps of one network whose epoch has `batches` batches; None: not known."""
     arguments = recipe.training_arguments()
     if arguments.max_steps > 0:
         return arguments.max_steps
@@ -202,7 +203,7 @@ def _steps(recipe: Recipe, batches: int | None) -> int | None:
 
 
 def _evaluations(recipe: Recipe, steps: int | None) -> int | None:
-    """While training, and at its end."""
+    """Evaluations during and at the end of one training of `steps` steps; None: not known."""
     arguments = recipe.training_arguments()
     if arguments.eval_strategy == IntervalStrategy.STEPS:
         if steps is None:

@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from hf_lottery.experiment.experiment import Experiment, Unit
+from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import Network
 
 REFRESH_STEPS = 20
 
 
-class UnitProgress:
-    """Bars on a terminal; elsewhere a line for every network that is started."""
+class NetworkProgress:
+    """Bars on a terminal; if the output is no terminal, a line for every network that is started."""
 
     def __init__(self, console: Console):
         self.console = console
@@ -27,7 +28,7 @@ class UnitProgress:
     def over(self, experiment: Experiment) -> Iterator[None]:
         """Show the bars while the block runs."""
         self._experiment = experiment
-        self._networks = self.bars.add_task("networks", total=len(experiment.units()))
+        self._networks = self.bars.add_task("networks", total=len(experiment.networks()))
         self._steps = self.bars.add_task("starting", total=None)
         self._update()
         shown = self.bars if self.console.is_terminal else contextlib.nullcontext()
@@ -35,28 +36,28 @@ class UnitProgress:
             yield
             self._update()
 
-    def start(self, unit: Unit) -> None:
+    def start(self, network: Network) -> None:
         """A network is about to be trained."""
         done, total = self._update()
-        self.bars.reset(self._steps, description=str(unit), total=None)
+        self.bars.reset(self._steps, description=str(network), total=None)
         if not self.console.is_terminal:
-            self.console.print(f"[{done + 1}/{total}] {unit}", highlight=False, markup=False)
+            self.console.print(f"[{done + 1}/{total}] {network}", highlight=False, markup=False)
 
     def step(self, step: int, max_steps: int) -> None:
-        """It has done `step` of `max_steps` steps."""
+        """The network has been trained for `step` of `max_steps` steps."""
         self.bars.update(self._steps, completed=step, total=max_steps)
 
     def _update(self) -> tuple[int, int]:
-        total = len(self._experiment.units())
+        total = len(self._experiment.networks())
         done = total - len(self._experiment.pending())
         self.bars.update(self._networks, completed=done)
         return done, total
 
 
 class StepCallback(TrainerCallback):
-    """Tells the bars how far training is."""
+    """Shows the steps of a training on the bars."""
 
-    def __init__(self, progress: UnitProgress):
+    def __init__(self, progress: NetworkProgress):
         self.progress = progress
 
     def on_step_end(self, args, state, control, **kwargs):

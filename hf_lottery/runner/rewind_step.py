@@ -11,22 +11,22 @@ from hf_lottery.config import AUTO
 from hf_lottery.distributed.processes import world_size
 from hf_lottery.experiment.instability import measure_instability
 from hf_lottery.files import write_text
+from hf_lottery.layout import REWIND_STEP_FILE, REWIND_STEP_FOLDER
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.results.linear_path import STABLE_BELOW, earliest_stable_step
 from hf_lottery.runner.build import build_trainer, load_data
 
-DECISION_FILE = "rewind_step.json"
 SEEDS = (1, 2)
 
 
 def settle_rewind_step(recipe: Recipe, root: Path) -> Recipe:
-    """The recipe with its rewind step as a number: measured once for an output folder, and kept there.
+    """The recipe with its rewind step as a number, which is measured once for an output folder and written there.
 
-    From each step k in turn two copies of the first replicate's dense network are trained under different data orders;
-    k is stable when the error barrier on the line between them is below 2%.
+    From each step k of the list two copies of the first replicate's dense network are trained under different data
+    orders; k is stable when the error barrier on the line between them is below 2%.
 
     Args:
-        recipe: returned as it is unless its rewind step is auto.
+        recipe: returned unchanged unless its rewind step is auto.
         root: the output folder.
 
     Raises:
@@ -36,7 +36,7 @@ def settle_rewind_step(recipe: Recipe, root: Path) -> Recipe:
     """
     if recipe.lottery_config().rewind_step != AUTO:
         return recipe
-    decision = root / DECISION_FILE
+    decision = root / REWIND_STEP_FILE
     if world_size() > 1 and not decision.is_file():
         raise ValueError("rewind_step auto is measured by one process: run the recipe once without a launcher first")
     with FileLock(root / ".rewind-step.lock"):
@@ -49,7 +49,7 @@ def _measure(recipe: Recipe, root: Path) -> dict:
     data, found = load_data(recipe), {}
 
     def instability_at(step: int) -> float:
-        folder = root / "rewind-step" / f"step-{step}"
+        folder = root / REWIND_STEP_FOLDER / f"step-{step}"
         trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder)
         measured = measure_instability(
             trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better

@@ -1,4 +1,4 @@
-"""How long a language model's step takes that is not trained here: its own matrix products, timed just now."""
+"""An estimate of the time of a step of a language model that is not trained here: its matrix products are timed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from transformers.pytorch_utils import Conv1D
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.memory import base_on_meta, on_cuda
 
-LEAST_SECONDS = 0.1  # a shape's product is repeated for so long
-MOST_ROWS = 16_384  # of a weight: a larger one (an output layer) is timed on a part of its rows
-MOST_TOKENS = 256  # on a CPU, where more of them are no faster each; a GPU gets the whole batch
+LEAST_SECONDS = 0.1  # how long each product is repeated
+MOST_ROWS = 16_384  # of a weight; of a larger one (an output layer) only a part of the rows is timed
+MOST_TOKENS = 256  # on a CPU, where a larger product has the same speed; a GPU gets the whole batch
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one process, estimated.
+    """The estimated speed of one process.
 
     Args:
-        step: seconds a step of `tokens` tokens.
-        forward: seconds a token of a pass without gradients.
-        tokens: of a step: every row at data.max_length.
+        step: seconds for a step of `tokens` tokens.
+        forward: seconds for a token in a pass without gradients.
+        tokens: in a step, with every row at data.max_length.
         rate: floating-point operations a second in the products that were timed.
         device, dtype: where and in what they were timed.
     """
@@ -46,13 +46,14 @@ class Speed:
 
 
 def estimate_speed(recipe: Recipe, config: PretrainedConfig | None = None) -> Speed:
-    """The time of a causal_lm recipe's step, by the matrix products in it. No weight of the model is read.
+    """The time of a step of a causal_lm recipe, from the matrix products in it. No weight of the model is read.
 
-    A step is the forward pass, as much again for the gradients of activations, again where activations are computed
-    anew in the backward pass, and again for the gradients of weights where the base model is trained.
+    A step takes the time of the forward pass once for the pass itself, once for the gradients of activations, once
+    more if activations are recomputed in the backward pass, and once more for the gradients of weights if the base
+    model is trained.
 
     Args:
-        recipe: its sections model, data, training and peft count.
+        recipe: its sections model, data, training and peft are used.
         config: of the model; None: the one that the recipe names.
     """
     model, arguments = base_on_meta(recipe, config), recipe.training_arguments()
@@ -76,7 +77,7 @@ def estimate_speed(recipe: Recipe, config: PretrainedConfig | None = None) -> Sp
 
 
 def seconds_of_a_product(shape: tuple[int, int], tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Mean seconds of x [tokens, in] times a weight [out, in] transposed, over LEAST_SECONDS after a first one."""
+    """Mean seconds of x [tokens, in] @ weight [out, in].T, repeated for LEAST_SECONDS after a first product."""
     rows = min(shape[0], MOST_ROWS)
     weight = torch.randn(rows, shape[1], device=device, dtype=dtype)
     x = torch.randn(tokens, shape[1], device=device, dtype=dtype)

@@ -1,6 +1,7 @@
 """Several workers on one output folder: side by side on this machine, or as jobs of a Slurm cluster.
 
-A worker is the plain `hf-lottery run` without its closing words; file locks keep two from training the same network.
+A worker is the plain `hf-lottery run` that prints nothing and writes no report and no ticket. File locks keep two
+workers from training the same network.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from pathlib import Path
 from rich.console import Console
 
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import JOBS_FOLDER
 from hf_lottery.recipe.recipe import Recipe
-from hf_lottery.runner.build import claim_output_folder, make_experiment
-from hf_lottery.runner.rewind_step import settle_rewind_step
-from hf_lottery.runner.run import conclude
+from hf_lottery.runner.conclude import conclude
+from hf_lottery.runner.opening import claim_output_folder, open_run
 
 WORKER_FLAG = "--as-worker"
 
 
 def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, console: Console | None = None) -> Path:
-    """Run a recipe with `count` workers on this machine, which share its cores, and conclude when all is trained.
+    """Run a recipe with `count` workers on this machine, which share its cores; conclude at the end.
 
     Args:
         recipe: the recipe.
@@ -40,14 +41,14 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
     if count < 1:
         raise ValueError(f"--workers is {count}; it must be 1 or more")
     console = console or Console()
-    root = claim_output_folder(recipe)
-    recipe = settle_rewind_step(recipe, root)
-    experiment = make_experiment(recipe, root)
+    recipe, experiment = open_run(recipe)
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    command = [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
-    workers = [subprocess.Popen(command, env=environment) for _ in range(min(count, len(experiment.pending())))]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # by way of `finally`
+    workers = [
+        subprocess.Popen(_worker_command(arguments), env=environment)
+        for _ in range(min(count, len(experiment.pending())))
+    ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
     try:
         _watch(workers, experiment, console)
     finally:
@@ -62,8 +63,8 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
 
 def work(recipe: Recipe) -> None:
     """Be a worker: train until nothing is left, and print nothing but errors."""
-    root = claim_output_folder(recipe)
-    make_experiment(settle_rewind_step(recipe, root), root).run()
+    _, experiment = open_run(recipe)
+    experiment.run()
 
 
 def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, console: Console | None = None) -> None:
@@ -82,12 +83,13 @@ def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, c
         raise ValueError(f"--workers is {count}; it must be 1 or more")
     console = console or Console()
     root = claim_output_folder(recipe)
-    executor = submitit.AutoExecutor(folder=root / "jobs", cluster=cluster)
+    logs = root / JOBS_FOLDER
+    executor = submitit.AutoExecutor(folder=logs, cluster=cluster)
     executor.update_parameters(name="hf-lottery", timeout_min=60 * 24)
-    command = [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
-    jobs = [executor.submit(submitit.helpers.CommandFunction(command, verbose=False)) for _ in range(count)]
+    command = submitit.helpers.CommandFunction(_worker_command(arguments), verbose=False)
+    jobs = [executor.submit(command) for _ in range(count)]
     console.print(
-        f"{len(jobs)} workers queued ({', '.join(job.job_id for job in jobs)}), logs in {root / 'jobs'}.\n"
+        f"{len(jobs)} workers queued ({', '.join(job.job_id for job in jobs)}), logs in {logs}.\n"
         f"`hf-lottery report {root}` shows what is finished; the same `hf-lottery run` without --submit concludes.",
         highlight=False,
     )
@@ -96,8 +98,13 @@ def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, c
             job.result()
 
 
+def _worker_command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
+
+
 def _watch(workers: list[subprocess.Popen], experiment: Experiment, console: Console) -> None:
-    total, shown = len(experiment.units()), -1
+    """Print how many networks are trained until all workers have ended; raise ChildProcessError when one fails."""
+    total, shown = len(experiment.networks()), -1
     while any(worker.poll() is None for worker in workers):
         failed = next((worker for worker in workers if worker.poll()), None)
         if failed is not None:

@@ -17,8 +17,6 @@ from typing import Any
 from hf_lottery.suggest import in_brackets
 from hf_lottery.task_records import TASKS
 
-DATA_NOTES_FILE = "data-notes.txt"  # `TaskData.notes` in a run's output folder; the report shows them
-
 
 @dataclass
 class TaskData:

@@ -11,10 +11,9 @@ import torch
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_lottery.files import write_text
+from hf_lottery.layout import GENERATIONS_FILE
 from hf_lottery.tasks.instructions import PromptTemplate
 from hf_lottery.tasks.tokenizing import pad_token
-
-GENERATIONS_FILE = "generations.json"
 
 
 class GenerationCallback(TrainerCallback):

@@ -8,14 +8,17 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
-from hf_lottery.results.results import TICKET, Results
+from hf_lottery.results.headline import headline
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import estimate
 from hf_lottery.results.table import caption, rows
-from hf_lottery.results.verdict import Finding, Verdict, headline, verdict
+from hf_lottery.results.verdict import Finding, Verdict, verdict
+from hf_lottery.task_records import TASKS, UNKNOWN
 from hf_lottery.ticket.card_code import loading, model_type
 from hf_lottery.ticket.card_merge import merge_card
-from hf_lottery.ticket.task_names import TASKS, UNKNOWN
 
 TAGS = ["lottery-ticket", "lottery-ticket-hypothesis", "pruning", "sparse", "hf_lottery"]
 
@@ -70,7 +73,7 @@ def _metadata(info: Mapping[str, Any], results: Results, round: int | None, repo
     fields: dict[str, Any] = {"library_name": "hf_lottery", "tags": TAGS}
     fields |= {key: info[key] for key in ("license", "base_model", "datasets") if info.get(key)}
     if round is not None:
-        fields["metrics"] = [results.metric]
+        fields["metrics"] = [results.metric.name]
         found = _eval_results(info, results, round)
         fields |= {"model_name": repo_id.split("/")[-1], "eval_results": found} if found else {}
     return ModelCardData(**fields)
@@ -88,7 +91,7 @@ def _eval_results(info: Mapping[str, Any], results: Results, round: int) -> list
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="test",
-            metric_type=results.metric,
+            metric_type=results.metric.name,
             metric_value=found.mean,
             metric_name=f"{name}, mean over {found.n} replicate{'s' if found.n != 1 else ''}",
         )
@@ -152,7 +155,7 @@ def _against_controls(found: Verdict, round: int | None) -> list[str]:
     ]
 
 
-def _finding(finding: Finding, metric: str) -> str:
+def _finding(finding: Finding, metric: Metric) -> str:
     if not finding.difference.n:
         return formatting.NOTHING
     return f"{formatting.with_interval(finding.difference, metric)}, n = {finding.difference.n}"
@@ -188,4 +191,4 @@ def _again(info: Mapping[str, Any]) -> list[str]:
 
 def _table(headings: list[str], body: list[list[str]]) -> str:
     lines = [headings, [":---", *["---:"] * (len(headings) - 1)], *body]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in lines)

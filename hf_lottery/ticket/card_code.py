@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_lottery.ticket.task_names import TASKS, UNKNOWN
+from hf_lottery.task_records import TASKS, UNKNOWN
 
 _OUR_ARCHITECTURES = ("lenet", "conv-net", "cifar-resnet", "vgg", "small-transformer")
 

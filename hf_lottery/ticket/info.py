@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
+from hf_lottery.task_records import task_of
 from hf_lottery.ticket.base_model import bare, base_tensors, hub_id
 from hf_lottery.ticket.model_config import plain_config
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import HUB_ID, LORA_FIELDS, NAME, PACKAGES, RESULT_KEYS, RESULT_VALUES
-from hf_lottery.ticket.task_names import task_of
 from hf_lottery.ticket.validators import accepts
 
 

@@ -12,10 +12,11 @@ import warnings
 from typing import Any
 
 from hf_lottery.config import CRITERION_NAME, PRUNED_VALUES, RETRAINING, SCOPES
+from hf_lottery.layout import CONTROLS
+from hf_lottery.task_records import TASKS
 from hf_lottery.ticket import validators as v
 from hf_lottery.ticket.document import TicketError, check_digest, parse
 from hf_lottery.ticket.model_config import config_value
-from hf_lottery.ticket.task_names import TASKS
 
 SCHEMA = "2.0"
 _NEWEST_MINOR = {1: 0, 2: 0}  # a major version that is read -> its newest minor version that this code knows
@@ -25,10 +26,6 @@ ENCODINGS = ("packed", "deflate")
 # derived: nowhere, the model computes it when it is made. survivors: in rewind.safetensors, the kept values alone.
 # dense: in rewind.safetensors, all values
 STORED = ("base", "frozen", "derived", "survivors", "dense")
-CONTROLS = (
-    *("random_reinit", "random_mask", "no_rewinding", "learning_rate_rewinding", "one_shot"),
-    *("shuffled_weights", "signed_reinit"),
-)
 DTYPES = (
     *("float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"),
     *("int64", "int32", "int16", "int8", "uint8", "bool"),

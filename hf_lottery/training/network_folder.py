@@ -10,11 +10,10 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_lottery.files import write_text
+from hf_lottery.layout import RESULT_FILE, TRAINED_FILE
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.ticket.rewind_point import RewindPoint
 
-TRAINED_FILE = "trained.safetensors"
-RESULT_FILE = "result.json"
 SECONDS_FILE = "seconds"  # how long an unfinished training had taken at its last checkpoint
 
 

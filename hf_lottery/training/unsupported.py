@@ -102,8 +102,8 @@ def refuse_unsupported_launcher(trainer: Trainer, config: LotteryConfig) -> None
         refuse_empty_shards(dict(trainer.model.named_parameters()), trainer.args.world_size)
     if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and criterion_of(config.criterion).needs == DATA:
         raise ValueError(
-            f"criterion {config.criterion_name} runs the whole model between trainings, when FSDP2 and DeepSpeed hold it "
-            "sharded or on the CPU: launch with DDP, or use criterion magnitude"
+            f"criterion {config.criterion_name} runs the whole model between trainings, when FSDP2 and DeepSpeed hold "
+            "it sharded or on the CPU: launch with DDP, or use criterion magnitude"
         )
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)

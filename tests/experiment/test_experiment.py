@@ -1,4 +1,4 @@
-"""Experiment: what each control changes, units trained once by any number of workers, the folder as it should be."""
+"""Experiment: what each control changes, each network trained once by any number of workers, the output folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import torch
 
 from hf_lottery import LotteryConfig
 from hf_lottery.experiment.controls import CONTROLS, control_seed, redraw
-from hf_lottery.experiment.experiment import Experiment, Unit
+from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import CONTROLS as NAMES
+from hf_lottery.layout import Network
 from hf_lottery.training.search import Search
 from tests.tiny import Net, make_trainer, seeded_net
 
@@ -42,15 +44,19 @@ def finished(tmp_path_factory):
 
 
 def masks(experiment, name):
-    ticket, other = (experiment.folder(Unit(0, 2, what)).mask() for what in ("ticket", name))
+    ticket, other = (experiment.folder(Network(0, 2, what)).mask() for what in ("ticket", name))
     return ticket, other
+
+
+def test_the_names_of_the_controls_are_those_that_can_be_run():
+    assert tuple(CONTROLS) == NAMES
 
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_has_the_tickets_counts_in_every_tensor(finished, name):
     ticket, other = masks(finished, name)
     assert other.counts() == ticket.counts() == {"first.weight": (104, 288), "classifier.weight": (26, 72)}
-    line = finished.folder(Unit(0, 2, name)).result()
+    line = finished.folder(Network(0, 2, name)).result()
     assert (line["control"], line["round"], line["density"]) == (name, 2, ticket.density())
     assert (other == ticket) == (name not in ("random_mask", "one_shot"))
 
@@ -66,7 +72,7 @@ def start(finished, name):
 def test_what_each_control_starts_from(finished):
     theta_0 = finished.make_trainer(42, finished.root / "replicate-0")
     theta_0 = {n: p.detach().clone() for n, p in theta_0.model.named_parameters()}
-    trained = finished.folder(Unit(0, 1)).trained().tensors
+    trained = finished.folder(Network(0, 1)).trained().tensors
     for name in CONTROLS:
         trainer, now = start(finished, name)
         for tensor, kept in trainer.mask.items():
@@ -87,22 +93,22 @@ def test_what_each_control_starts_from(finished):
 
 
 def test_one_shot_is_the_dense_networks_largest_weights(finished):
-    trained = finished.folder(Unit(0, 0)).trained().tensors
-    for tensor, kept in finished.folder(Unit(0, 2, "one_shot")).mask().items():
+    trained = finished.folder(Network(0, 0)).trained().tensors
+    for tensor, kept in finished.folder(Network(0, 2, "one_shot")).mask().items():
         magnitude = trained[tensor].abs()
         assert magnitude[kept].min() >= magnitude[~kept].max()
 
 
 def test_the_folder_holds_what_it_should(finished):
     lines = [json.loads(line) for line in (finished.root / "results.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 + len(CONTROLS) == len(finished.units())
+    assert len(lines) == 3 + len(CONTROLS) == len(finished.networks())
     needed = {
         "replicate", "seed", "control", "sample", "round", "density", "kept", "prunable", "steps", "eval_loss",
         "test_loss", "early_stop_step", "early_stop_test_loss", "train_seconds", "fingerprint", "densities",
     }  # fmt: skip
     for line in lines:
         assert needed <= line.keys()
-        folder = Unit(line["replicate"], line["round"], line["control"], line["sample"]).path(finished.root)
+        folder = Network.of_line(line).folder(finished.root)
         state = json.loads((folder / "trainer_state.json").read_text())
         losses = {r["step"]: r["eval_validation_loss"] for r in state["log_history"] if "eval_validation_loss" in r}
         assert line["early_stop_step"] == min(losses, key=losses.get) and line["eval_loss"] == losses[6]
@@ -118,11 +124,11 @@ def test_nothing_is_trained_twice(finished):
 def _work(root, started):
     torch.set_num_threads(1)
     make_experiment(root, [control("random_reinit", per_ticket=2)], replicates=2).run(
-        on_start=lambda unit: started.append(str(unit)), poll_seconds=0.05
+        on_start=lambda network: started.append(str(network)), poll_seconds=0.05
     )
 
 
-def test_two_workers_share_the_units_and_get_what_one_gets(tmp_path):
+def test_two_workers_share_the_networks_and_get_what_one_gets(tmp_path):
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         started = manager.list()
@@ -147,7 +153,7 @@ def test_two_workers_share_the_units_and_get_what_one_gets(tmp_path):
 def test_replicates_and_samples_differ(tmp_path):
     experiment = make_experiment(tmp_path, [control("random_reinit", per_ticket=2)], rounds=1, replicates=2)
     experiment.run()
-    losses = [experiment.folder(unit).result()["eval_loss"] for unit in experiment.units()]
+    losses = [experiment.folder(network).result()["eval_loss"] for network in experiment.networks()]
     assert len(losses) == 8 == len(set(losses))
 
 
@@ -169,8 +175,8 @@ def test_a_control_at_a_round_that_does_not_exist(tmp_path):
 def test_one_shot_takes_whole_groups_where_the_ticket_does(tmp_path):
     experiment = make_experiment(tmp_path, [control("one_shot", [2])], pattern="neuron")
     experiment.run()
-    dense = experiment.folder(Unit(0, 0)).trained().tensors
-    at_once = experiment.folder(Unit(0, 2, "one_shot")).mask()
+    dense = experiment.folder(Network(0, 0)).trained().tensors
+    at_once = experiment.folder(Network(0, 2, "one_shot")).mask()
     for name, kept in at_once.items():
         rows = kept.flatten(1)
         assert (rows.all(1) | ~rows.any(1)).all()  # a neuron's weights go together
@@ -183,5 +189,5 @@ def test_one_shot_takes_whole_groups_where_the_ticket_does(tmp_path):
 def test_one_shot_of_one_round_is_the_ticket_whatever_the_scope(tmp_path, config):
     experiment = make_experiment(tmp_path, [control("one_shot", [1])], rounds=1, **config)
     experiment.run()
-    ticket, at_once = (experiment.folder(unit).mask() for unit in experiment.units() if unit.round == 1)
+    ticket, at_once = (experiment.folder(network).mask() for network in experiment.networks() if network.round == 1)
     assert at_once == ticket

@@ -295,7 +295,7 @@ def test_a_lora_runs_from_its_recipe_and_network_and_ticket_are_exported(tmp_pat
     assert "8 ranks, of 16" not in export(str(network), "rank-adapter", str(tmp_path / "r"))
     assert "it is at its rewind point, ready to train" in export(str(root), "adapter", str(tmp_path / "t"))
     assert "the base is dense" in export(str(network), "merged", str(tmp_path / "m"))
-    with pytest.raises(ValueError, match="is a LoRA's: use --to adapter, rank-adapter or merged"):
+    with pytest.raises(ValueError, match="holds a LoRA: use --to adapter, rank-adapter or merged"):
         export(str(network), "delta")
     with pytest.raises(ValueError, match="--to is 'onnx'; it must be one of adapter"):
         export(str(network), "onnx")

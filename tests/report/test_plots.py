@@ -1,6 +1,7 @@
 import pytest
 
 from hf_lottery.report import plots, style
+from hf_lottery.results.metric import Metric
 from hf_lottery.results.results import Results
 from tests.result_lines import lines
 
@@ -65,7 +66,7 @@ def test_density_per_layer_is_counted():
 
 def test_learning_curves_are_means_and_leave_the_first_steps_out_of_the_range():
     steps = {1: [0.1, 0.1], 50: [0.90, 0.92], 100: [0.96, 0.98]}
-    (axes,) = plots.learning_curves({"100%": steps}, "accuracy", "test accuracy").axes
+    (axes,) = plots.learning_curves({"100%": steps}, Metric("accuracy")).axes
     assert list(axes.lines[0].get_ydata()) == pytest.approx([0.1, 0.91, 0.97])
     # from step 50 on values lie in 0.90 to 0.98; as much again is left below for the rise
     assert axes.get_ylim() == pytest.approx((0.82, 0.988))

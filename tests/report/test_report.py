@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The report of five replicates of which one unit has not finished."""
+    """The report of five replicates of which one network has not finished."""
     folder = tmp_path_factory.mktemp("output")
     found = [e for e in lines() if (e["replicate"], e["round"], e["control"]) != (4, 4, "random_mask")]
     return write_report(write_folder(folder, found))
@@ -74,7 +74,7 @@ def test_every_reference_inside_the_page_is_to_something_there(report):
 
 def test_the_page_says_what_is_missing(report):
     text = Page(report).text
-    assert "1 unit has not finished: random_mask (sample 0) of round 4, replicate 4." in text
+    assert "1 network has not finished: replicate 4 · round 4 · random mask." in text
 
 
 def test_the_plots_and_the_markdown_lie_beside_it(report):
@@ -126,7 +126,7 @@ def test_a_report_before_anything_finished_is_refused_in_a_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prunable": 99}, "prunable is 1250 in .*replicate 0, and 99 in .*replicate 1"),
+        ({"prunable": 99}, "prunable is 1250 in replicate 0 .*, and 99 in replicate 1 "),
         ({"steps": 5}, "steps is 2000"),
     ],
 )
@@ -160,5 +160,5 @@ def test_answers_to_fixed_prompts_stand_side_by_side(tmp_path):
     (path / "generations.json").write_text(json.dumps([record]))
     page = Page(write_report(folder))
     assert "Answers before and after" in page.text
-    assert "It is\u00a0(surely) <b>5</b>" in page.text
+    assert "It is (surely) <b>5</b>" in page.text
     assert "x" * 299 + "…" in page.text

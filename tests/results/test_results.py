@@ -4,15 +4,11 @@ import math
 import pytest
 
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import Network
 from hf_lottery.recipe.sections import Control
-from hf_lottery.results.results import (
-    Results,
-    missing_units,
-    planned_units,
-    read_results,
-    unit_folder,
-    unit_name,
-)
+from hf_lottery.results.metric import Metric
+from hf_lottery.results.results import Results, read_results
+from hf_lottery.results.written_recipe import read_recipe
 from tests.result_lines import line, lines, write
 
 
@@ -51,7 +47,7 @@ def test_a_whole_last_line_without_its_line_end_counts(tmp_path):
     assert results.replicates() == [0, 1] and not results.notes
 
 
-def test_of_a_unit_written_twice_the_last_counts(tmp_path):
+def test_of_a_network_written_twice_the_last_counts(tmp_path):
     results = read_results(write(tmp_path, [line("ticket", 0), line("ticket", 0, test_accuracy=0.5)]))
     assert results.values("test_accuracy") == {0: 0.5}
 
@@ -89,42 +85,56 @@ def test_densities_that_differ_by_a_weight_belong_to_one_round():
     assert len(results.values("test_accuracy", round=1)) == 2
 
 
-def test_the_metric_is_read_off_the_lines():
-    assert Results(lines(1)).metric == "accuracy"
-    found = {
-        "replicate": 0,
-        "round": 0,
-        "control": "ticket",
-        "early_stop_test_loss": 1.0,
-        "early_stop_test_perplexity": 20.0,
-    }
-    assert Results([found]).metric == "perplexity"
-    assert not Results([found]).greater_is_better
+def test_the_metric_stands_in_the_lines():
+    found = lines(1)
+    assert Results(found).metric == Metric("accuracy")
+    named = [entry | {"metric": "zero_one_loss", "greater_is_better": False} for entry in found]
+    assert Results(named).metric == Metric("zero_one_loss", greater_is_better=False)
+    assert Results(found[:3] + named).metric == Metric("zero_one_loss", greater_is_better=False)
 
 
-def test_missing_units_are_named():
+@pytest.mark.parametrize(
+    ("keys", "metric"),
+    [
+        (["early_stop_test_loss", "early_stop_test_perplexity"], Metric("perplexity", greater_is_better=False)),
+        (["early_stop_test_loss", "early_stop_test_f1", "early_stop_test_accuracy"], Metric("f1")),
+        (["early_stop_test_loss"], Metric("loss", greater_is_better=False)),
+        (["eval_loss"], Metric("loss", greater_is_better=False)),
+    ],
+)
+def test_of_lines_that_name_no_metric_the_first_value_at_the_early_stop_step_counts(keys, metric):
+    assert Results([{"replicate": 0, "round": 0, "control": "ticket"} | dict.fromkeys(keys, 1.0)]).metric == metric
+
+
+def test_missing_networks_are_named(tmp_path):
     found = [entry for entry in lines(2) if (entry["replicate"], entry["round"], entry["control"]) != (1, 2, "ticket")]
     results = Results(found)
-    assert missing_units(results) == [(1, 2, "ticket", 0)]
-    assert unit_name((1, 2, "ticket", 0)) == "the ticket of round 2, replicate 1"
-    assert unit_name((1, 2, "random_reinit", 2)) == "random_reinit (sample 2) of round 2, replicate 1"
+    assert results.missing() == [Network(1, 2)]
 
-    recipe = {"experiment": {"replicates": 3, "controls": ["random_mask", "dense"]}, "lottery": {"num_rounds": 5}}
+    write(tmp_path, found)
+    text = "experiment: {replicates: 3, controls: [random_mask, dense]}\nlottery: {num_rounds: 5}\n"
+    (tmp_path / "recipe.yaml").write_text(text)
     # the third replicate as the others (5 tickets, 4 random masks, 12 re-initialisations); round 5 of all, ticket and
     # mask; and the one that was left out
-    assert len(missing_units(results, recipe)) == 9 + 6 + 1
+    assert len(results.missing(read_recipe(tmp_path).planned())) == 9 + 6 + 1
 
 
 def test_the_plan_is_that_of_the_experiment(tmp_path):
-    """The units that a report expects are those that a run trains, and lie where it looks for them."""
-    controls = {"random_reinit": {"rounds": [1, 3], "per_ticket": 3}, "random_mask": None, "dense": None}
-    recipe = {"experiment": {"replicates": 2, "controls": controls}, "lottery": {"num_rounds": 4}}
-    plan = [
-        Control(name="random_reinit", rounds=[1, 3], per_ticket=3),
-        Control(name="random_mask"),
-    ]
-    units = Experiment(tmp_path, 4, 2, plan, 0, make_trainer=None).units()
-    assert planned_units(recipe) == {(unit.replicate, unit.round, unit.control, unit.sample) for unit in units}
-    for unit in units:
-        found = unit_folder(tmp_path, (unit.replicate, unit.round, unit.control, unit.sample))
-        assert found == unit.path(tmp_path)
+    """The networks that a report expects are those that a run trains."""
+    (tmp_path / "recipe.yaml").write_text(
+        "experiment:\n  replicates: 2\n  controls:\n    random_reinit: {rounds: [1, 3], per_ticket: 3}\n"
+        "    random_mask:\n    dense:\nlottery: {num_rounds: 4}\n"
+    )
+    plan = [Control(name="random_reinit", rounds=[1, 3], per_ticket=3), Control(name="random_mask")]
+    networks = Experiment(tmp_path, 4, 2, plan, 0, make_trainer=None).networks()
+    assert read_recipe(tmp_path).planned() == networks
+    assert len(networks) == len(set(networks)) == 2 * (5 + 2 * 3 + 4)
+    assert networks[:2] == [Network(0, 0), Network(1, 0)] and networks[-1] == Network(1, 4, "random_mask")
+
+
+def test_a_folder_without_a_readable_recipe_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no recipe\.yaml"):
+        read_recipe(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_recipe(tmp_path)

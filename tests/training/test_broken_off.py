@@ -88,14 +88,14 @@ def test_a_half_written_checkpoint_is_not_continued_from(tmp_path, lost):
     first = searcher(tmp_path / "a", {"num_rounds": 0}, **settings)
     first.find_ticket()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    unit = tmp_path / "b" / "round-00"
-    (unit / "result.json").unlink()
+    folder = tmp_path / "b" / "round-00"
+    (folder / "result.json").unlink()
     for step in (9, 10):
-        shutil.rmtree(unit / f"checkpoint-{step}", ignore_errors=True)
-    for path in (unit / "checkpoint-6").iterdir():
+        shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+    for path in (folder / "checkpoint-6").iterdir():
         if path.name == lost or (lost.startswith("all") and path.name != "model.safetensors"):
             path.unlink()
-    assert last_checkpoint(unit) == str(unit / "checkpoint-3")
+    assert last_checkpoint(folder) == str(folder / "checkpoint-3")
     second = searcher(tmp_path / "b", {"num_rounds": 0}, **settings)
     second.find_ticket()
     assert results(second) == results(first)

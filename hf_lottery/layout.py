@@ -1,0 +1,111 @@
+"""The output folder of a run: the names of its files and folders, and which networks lie in it, and where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+RECIPE_FILE = "recipe.yaml"  # as resolved
+COMMAND_FILE = "command"  # as it was typed
+DATA_NOTES_FILE = "data-notes.txt"  # what readers of the results must know about the data, a sentence a line
+REWIND_STEP_FILE = "rewind_step.json"  # what `rewind_step: auto` measured and chose
+RESULTS_FILE = "results.jsonl"  # a line a finished network
+REPORT_FOLDER, PLOTS_FOLDER = "report", "plots"  # the plots are in the report's folder
+PAGE_FILE, MARKDOWN_FILE = "index.html", "report.md"
+TICKET_FOLDER = "ticket"
+INSTABILITY_FOLDER = "instability"  # what `hf-lottery instability` trains
+REWIND_STEP_FOLDER = "rewind-step"  # what `rewind_step: auto` trains
+JOBS_FOLDER = "jobs"  # logs of a cluster's jobs
+INSTABILITY_FILE = "instability.json"
+
+# in the folder of a network, beside its mask (hf_lottery.mask.MASK_FILE)
+RESULT_FILE = "result.json"  # its line of results.jsonl; written last, so with it the network is finished
+TRAINED_FILE = "trained.safetensors"
+STATE_FILE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME; here so that reports need not import it
+GENERATIONS_FILE = "generations.json"
+LOCK_FILE = ".lock"  # held by the worker that trains the network
+
+TICKET = "ticket"
+# the controls, in the order in which tables and plots show them; hf_lottery.experiment.controls runs them
+CONTROLS = (
+    "random_reinit",
+    "random_mask",
+    "no_rewinding",
+    "learning_rate_rewinding",
+    "one_shot",
+    "shuffled_weights",
+    "signed_reinit",
+)
+
+
+@dataclass(frozen=True, order=True)
+class Network:
+    """One network that a run trains: the ticket of a round (in round 0 the dense network), or a control of it.
+
+    Args:
+        replicate: which repetition of the experiment, from 0.
+        round: which round of pruning, from 0.
+        control: `ticket`, or the control's name.
+        sample: which of a control's samples, from 0.
+    """
+
+    replicate: int
+    round: int
+    control: str = TICKET
+    sample: int = 0
+
+    @classmethod
+    def of_line(cls, line: Mapping[str, Any]) -> Network:
+        """The network of a line of results.jsonl. KeyError, ValueError or TypeError if the line does not name one."""
+        return cls(int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0)))
+
+    def folder(self, root: str | os.PathLike) -> Path:
+        """`replicate-R/round-NN` in the output folder `root`; for a control `CONTROL-SAMPLE` in that."""
+        folder = replicate_folder(root, self.replicate) / f"round-{self.round:02d}"
+        return folder if self.control == TICKET else folder / f"{self.control}-{self.sample}"
+
+    def needs(self) -> Network | None:
+        """The network that must be finished before: the round before, or for a control the ticket of its round."""
+        if self.control != TICKET:
+            return Network(self.replicate, self.round)
+        return Network(self.replicate, self.round - 1) if self.round > 0 else None
+
+    def __str__(self) -> str:
+        what = "dense" if (self.round, self.control) == (0, TICKET) else self.control.replace("_", " ")
+        sample = f" {self.sample + 1}" if self.sample else ""
+        return f"replicate {self.replicate} · round {self.round} · {what}{sample}"
+
+
+class PlannedControl(Protocol):
+    """A control as a recipe plans it: the rounds it is run at (None: all but round 0), and its samples in each."""
+
+    name: str
+    rounds: Iterable[int] | None
+    per_ticket: int
+
+
+def planned_networks(num_rounds: int, replicates: int, controls: Iterable[PlannedControl]) -> list[Network]:
+    """All networks of an experiment, in the order in which they are trained: early rounds first, the ticket first.
+
+    Raises:
+        ValueError: a control is planned at a round that is not between 1 and `num_rounds`.
+    """
+    networks = [Network(replicate, round) for replicate in range(replicates) for round in range(num_rounds + 1)]
+    for control in controls:
+        for round in control.rounds or range(1, num_rounds + 1):
+            if not 1 <= round <= num_rounds:
+                raise ValueError(f"control {control.name} is asked for at round {round}; rounds are 1 to {num_rounds}")
+            networks += [
+                Network(replicate, round, control.name, sample)
+                for replicate in range(replicates)
+                for sample in range(control.per_ticket)
+            ]
+    return sorted(networks, key=lambda network: (network.round, network.control != TICKET, network))
+
+
+def replicate_folder(root: str | os.PathLike, replicate: int) -> Path:
+    """The folder of one replicate: its rounds, and its rewind point."""
+    return Path(root) / f"replicate-{replicate}"

@@ -1,0 +1,43 @@
+"""The metric that an experiment is judged by, as its result lines name it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_EARLY_STOP = "early_stop_test_"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric's name, and which way it is better.
+
+    Args:
+        name: the name in `test_NAME` and `early_stop_test_NAME`.
+        greater_is_better: such a metric is taken for a fraction, as accuracies are: it is shown in percent, and its
+            differences in points. Others (a loss, a perplexity) are shown as they are.
+    """
+
+    name: str
+    greater_is_better: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def metric_of(lines: Iterable[Mapping[str, Any]]) -> Metric:
+    """The metric that the first line with `metric` and `greater_is_better` names.
+
+    Lines without them are of `find_ticket()`, which does not know its metrics, or of an older run. There the first
+    `early_stop_test_` value that is no loss is taken; a smaller perplexity or loss is better, of all else a greater
+    value.
+    """
+    guess = "loss"
+    for line in lines:
+        if "metric" in line and "greater_is_better" in line:
+            return Metric(line["metric"], line["greater_is_better"])
+        if guess == "loss":
+            names = (key.removeprefix(_EARLY_STOP) for key in line if key.startswith(_EARLY_STOP))
+            guess = next((name for name in names if name != "loss"), "loss")
+    return Metric(guess, greater_is_better=guess not in ("perplexity", "loss"))

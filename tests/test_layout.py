@@ -1,0 +1,63 @@
+"""Where the networks of a run lie, what each needs, and which ones a recipe plans."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hf_lottery.layout import STATE_FILE, Network, planned_networks
+
+
+@pytest.mark.parametrize(
+    ("network", "folder", "needs", "name"),
+    [
+        (Network(0, 0), "replicate-0/round-00", None, "replicate 0 · round 0 · dense"),
+        (Network(1, 3), "replicate-1/round-03", Network(1, 2), "replicate 1 · round 3 · ticket"),
+        (
+            Network(1, 3, "random_reinit", 2),
+            "replicate-1/round-03/random_reinit-2",
+            Network(1, 3),
+            "replicate 1 · round 3 · random reinit 3",
+        ),
+    ],
+)
+def test_a_network_has_a_folder_a_need_and_a_name(network, folder, needs, name):
+    assert network.folder("out") == Path("out") / folder
+    assert (network.needs(), str(network)) == (needs, name)
+    line = {"replicate": network.replicate, "round": network.round, "control": network.control}
+    assert Network.of_line(line | {"sample": network.sample, "density": 0.5}) == network
+
+
+def test_an_old_line_without_a_sample_is_of_the_first():
+    assert Network.of_line({"replicate": 0, "round": 1, "control": "random_mask"}) == Network(0, 1, "random_mask", 0)
+
+
+def test_every_network_is_planned_after_what_it_needs():
+    controls = [SimpleNamespace(name="one_shot", rounds=[2], per_ticket=2)]
+    controls += [SimpleNamespace(name="random_mask", rounds=None, per_ticket=1)]
+    networks = planned_networks(3, 2, controls)
+    assert len(networks) == len(set(networks)) == 2 * (4 + 2 + 3)
+    seen = set()
+    for network in networks:
+        assert network.needs() is None or network.needs() in seen
+        seen.add(network)
+
+
+def test_a_control_at_a_round_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="one_shot is asked for at round 4; rounds are 1 to 3"):
+        planned_networks(3, 1, [SimpleNamespace(name="one_shot", rounds=[1, 4], per_ticket=1)])
+
+
+def test_the_trainers_state_has_the_name_that_transformers_gives_it():
+    assert STATE_FILE == TRAINER_STATE_NAME
+
+
+def test_nothing_heavy_is_imported():
+    script = "import sys, hf_lottery.layout; print({'torch', 'transformers', 'numpy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
