@@ -211,7 +211,7 @@ def _require_pattern(pattern: Any) -> None:
     n, m = n_of_m(str(pattern)) or (0, 0)
     if not 0 < n < m:
         raise ValueError(
-            f"pattern is {pattern!r}; it must be weight, neuron, head, rank, or n:m with 0 < n < m, such as 2:4"
+            f"pattern is {pattern!r}; it must be one of {', '.join(PATTERNS)}, where 0 < n < m, such as 2:4"
         )
 
 

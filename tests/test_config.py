@@ -19,7 +19,7 @@ from hf_lottery import LotteryConfig
         ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
         ({"retraining": "none"}, "retraining is 'none'"),
         ({"pruned_value": "one"}, "it must be one of zero, init"),
-        ({"pattern": "4:2"}, "pattern is '4:2'; it must be weight, neuron, head, rank, or n:m with 0 < n < m"),
+        ({"pattern": "4:2"}, "pattern is '4:2'; it must be one of weight, neuron, head, rank, n:m, where 0 < n < m"),
         ({"rewind_step": 1.5}, "rewind_step is 1.5"),
         ({"rewind_step": -1}, "rewind_step is -1"),
         ({"rewind_step": True}, "rewind_step is True; it must be a number"),

@@ -11,7 +11,7 @@ import re
 import warnings
 from typing import Any
 
-from hf_lottery.config import CRITERION_NAME, PRUNED_VALUES, RETRAINING, SCOPES
+from hf_lottery.config import CRITERION_NAME, PATTERNS, PRUNED_VALUES, RETRAINING, SCOPES
 from hf_lottery.layout import CONTROLS
 from hf_lottery.task_records import TASKS
 from hf_lottery.ticket import validators as v
@@ -189,7 +189,7 @@ INFO_FIELDS: dict[str, v.Check] = {
     "lora": v.optional(v.record(LORA_FIELDS, required=("r",))),
     "criterion": v.matches(CRITERION_NAME, "the name of a criterion or of a function: letters, digits and _"),
     "scope": v.one_of(SCOPES),
-    "pattern": v.matches(r"weight|neuron|head|rank|\d{1,3}:\d{1,3}", "weight, neuron, head, rank or n:m"),
+    "pattern": v.matches("|".join(PATTERNS).replace("n:m", r"\d{1,3}:\d{1,3}"), f"one of {', '.join(PATTERNS)}"),
     "retraining": v.one_of(RETRAINING),
     "num_rounds": v.integer(0, 10**6),
     "pruning_rate": v.number,
