@@ -29,6 +29,7 @@ from hf_lottery.recipe.sections import Control
 from hf_lottery.runner.build import make_experiment
 from hf_lottery.runner.progress import NetworkProgress
 from hf_lottery.runner.run import claim_output_folder
+from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 AT_INITIALISATION = ("random", "magnitude", "snip", "grasp", "synflow", "wanda")
@@ -39,7 +40,7 @@ def at_initialisation(criterion: str):
     """A control: θ_0 under a mask that `criterion` cuts from θ_0 itself, as many weights as the ticket has."""
 
     def control(trainer: LotteryMixin, number: int, seed: int) -> None:
-        ticket = trainer.round_folder(number).mask()
+        ticket = Search(trainer).round_folder(number).mask()
         rate = 1 - ticket.count() / ticket.numel()
         trainer.lottery_config = replace(trainer.lottery_config, criterion=criterion, pruning_rate=rate)
         trainer.prune()

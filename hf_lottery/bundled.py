@@ -1,4 +1,4 @@
-"""What comes with the package: recipes, what they are called and for; and configs of the large models they name."""
+"""The recipes in the package, their names and descriptions, and the configs of the large models that they name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def bundled_folder() -> Path:
     for folder in (package / "recipes", package.parent / "recipes"):
         if (folder / "quickstart.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"no recipes lie in {package}; reinstall hf_lottery, or give the path of a recipe file")
+    raise FileNotFoundError(
+        f"there are no recipes in {package}; reinstall hf_lottery, or give the path of a recipe file"
+    )
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -31,19 +33,19 @@ def bundled_recipes() -> dict[str, Path]:
 
 
 def bundled_config(name: str) -> Path | None:
-    """The folder with the config.json of a model on the Hub that a bundled recipe names, None for any other.
+    """The folder with the config.json of a Hub model that a bundled recipe names. None for any other model.
 
-    A config alone says how large a model is: with it sizes are counted where the Hub cannot be reached.
+    With a config alone the size of a model can be counted, without the Hub.
     """
     folder = bundled_folder() / MODEL_CONFIGS / name
     return folder if name and (folder / "config.json").is_file() else None
 
 
 def find_recipe(path_or_name: str) -> Path:
-    """The file of a recipe: an existing file wins; otherwise a bundled recipe's name, with or without `.yaml`.
+    """The file of a recipe: the file at this path, or else the bundled recipe of this name, with or without `.yaml`.
 
     Raises:
-        FileNotFoundError: neither a file nor a name; the message proposes the nearest name.
+        FileNotFoundError: there is neither; the message proposes the nearest name.
     """
     path = Path(path_or_name)
     if path.is_file():
@@ -60,7 +62,7 @@ def find_recipe(path_or_name: str) -> Path:
 
 
 def recipe_name(path: Path) -> str:
-    """What a recipe file is called: a bundled one by its name, any other by its file name without `.yaml`."""
+    """The name of a recipe: of a bundled one its own name, of any other the file name without `.yaml`."""
     for name, bundled in bundled_recipes().items():
         if path.resolve() == bundled.resolve():
             return name
@@ -68,7 +70,7 @@ def recipe_name(path: Path) -> str:
 
 
 def description(path: Path) -> str:
-    """The comment that a recipe file begins with, its first line: what it is for. '' where there is none."""
+    """The first line of a recipe file, if it is a comment: what the recipe is for. Otherwise ''."""
     for line in path.read_text(encoding="utf-8-sig").splitlines():
         if line.strip("# "):
             return line.strip("# ") if line.startswith("#") else ""

@@ -1,13 +1,17 @@
-"""LotteryConfig: every knob of a ticket search."""
+"""LotteryConfig: all settings of a ticket search."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from types import FunctionType
 from typing import Any
 
 from hf_lottery.suggest import in_brackets
 
+# the names of `hf_lottery.pruning.criteria.CRITERIA`, which a config can be checked by without importing it
 CRITERIA = (
     "magnitude",
     "random",
@@ -20,16 +24,18 @@ CRITERIA = (
     "wanda",
     "lora_product",
 )
+PATTERNS = ("weight", "neuron", "head", "rank", "n:m")  # the names of `hf_lottery.pruning.patterns.PATTERNS`
 SCOPES = ("layer", "global", "erk", "uniform")
 EMBEDDINGS = ("rows",)
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 AUTO = "auto"
+CRITERION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # as a ticket records it
 
 
-@dataclass
+@dataclass(frozen=True)
 class LotteryConfig:
-    """How tickets are searched for: what is pruned, by what score, how often, and where the survivors go back to.
+    """The settings of a ticket search: what is pruned, by which criterion, how often, and to which step it rewinds.
 
     Raises:
         ValueError: a value is out of its range; the message names the field, the value and what is allowed.
@@ -40,28 +46,34 @@ class LotteryConfig:
         metadata={"help": "Prunings. 5 means rounds 0 to 5, six trainings, the last at density (1 − pruning_rate)^5."},
     )
     pruning_rate: float = field(
-        default=0.2, metadata={"help": "Share of the weights that are left that a round removes, between 0 and 1."}
+        default=0.2, metadata={"help": "Share of the remaining weights that a round removes, between 0 and 1."}
     )
     pruning_rates: dict[str, float] = field(
         default_factory=dict,
-        metadata={"help": "Module-name pattern -> its own rate, e.g. {classifier: 0.1}. 0 leaves the weights alone."},
+        metadata={
+            "help": "Module-name pattern -> its own rate, e.g. {classifier: 0.1}. 0: these weights are not pruned."
+        },
     )
     scope: str = field(
         default="layer",
         metadata={"help": f"Where scores are compared: one of {', '.join(SCOPES)}.", "choices": SCOPES},
     )
-    criterion: str = field(
+    criterion: str | Callable[..., dict] = field(
         default="magnitude",
-        metadata={"help": f"What a weight is worth: one of {', '.join(CRITERIA)}.", "choices": CRITERIA},
+        metadata={
+            "help": f"How a weight is scored; the lowest scores are pruned: one of {', '.join(CRITERIA)}. In Python "
+            "also a function (weights, context) -> scores; see hf_lottery.pruning.custom.",
+            "choices": CRITERIA,
+        },
     )
     pattern: str = field(
         default="weight",
-        metadata={"help": "What is removed together: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
+        metadata={"help": "The unit of pruning: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
     )
     prune_embeddings: str | None = field(
         default=None,
         metadata={
-            "help": "rows: whole rows of the token embeddings too, those worth least. Unset: none.",
+            "help": "rows: prune whole rows of the token embeddings too, those with the lowest scores. Unset: none.",
             "choices": (*EMBEDDINGS, None),
         },
     )
@@ -73,7 +85,7 @@ class LotteryConfig:
         },
     )
     exclude_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Names of modules to leave alone, in the same form."}
+        default=None, metadata={"help": "Names of modules that are not pruned, in the same form."}
     )
     rewind_step: float | str = field(
         default=0,
@@ -87,7 +99,10 @@ class LotteryConfig:
     )
     retraining: str = field(
         default="weight_rewinding",
-        metadata={"help": f"How survivors are trained again: one of {', '.join(RETRAINING)}.", "choices": RETRAINING},
+        metadata={
+            "help": f"How the remaining weights are retrained: one of {', '.join(RETRAINING)}.",
+            "choices": RETRAINING,
+        },
     )
     pruned_value: str = field(
         default="zero",
@@ -105,22 +120,30 @@ class LotteryConfig:
         for pattern, rate in self.pruning_rates.items():
             _require_rate(f"pruning_rates['{pattern}']", rate, zero_allowed=True)
         _require_choice("scope", self.scope, SCOPES)
-        _require_choice("criterion", self.criterion, CRITERIA)
+        _require_criterion(self.criterion)
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_pattern(self.pattern)
+        self._require_criterion_fits()
+        self._require_rewind_step()
+
+    def _require_criterion_fits(self) -> None:
+        """Refuse a criterion that the pattern, or pruning of embeddings, cannot use."""
         if self.pattern == "rank" and self.criterion not in ("magnitude", "lora_product"):
             raise ValueError(
-                f"criterion is {self.criterion!r}, and pattern rank judges a pair by the norms of its two vectors: "
+                f"criterion is {self.criterion_name!r}, and pattern rank scores a pair by the norms of its two "
+                "vectors: use criterion magnitude"
+            )
+        if self.prune_embeddings is None:
+            return
+        _require_choice("prune_embeddings", self.prune_embeddings, EMBEDDINGS)
+        if self.criterion in ("synflow", "wanda"):
+            raise ValueError(
+                f"prune_embeddings is rows, and criterion {self.criterion} cannot score embeddings: "
                 "use criterion magnitude"
             )
-        if self.prune_embeddings is not None:
-            _require_choice("prune_embeddings", self.prune_embeddings, EMBEDDINGS)
-            if self.criterion in ("synflow", "wanda"):
-                raise ValueError(
-                    f"prune_embeddings is rows, and criterion {self.criterion} cannot judge embeddings: "
-                    "use criterion magnitude"
-                )
+
+    def _require_rewind_step(self) -> None:
         if self.rewind_step == AUTO:
             return
         _require_number("rewind_step", self.rewind_step)
@@ -129,15 +152,20 @@ class LotteryConfig:
                 f"rewind_step is {self.rewind_step}; it must be a whole number of steps, or a share below 1"
             )
 
+    @property
+    def criterion_name(self) -> str:
+        """The criterion's name, also where the criterion is a function: what tickets and messages say."""
+        return self.criterion.__name__ if isinstance(self.criterion, FunctionType) else self.criterion
+
     def resolve_rewind_step(self, max_steps: int) -> int:
-        """k in optimizer steps, of a training of `max_steps`: a `rewind_step` below 1 is a share, rounded up."""
+        """k in optimizer steps, of a training of `max_steps` steps. A `rewind_step` below 1 is a share, rounded up."""
         if self.rewind_step < 1:
             return -int(-self.rewind_step * max_steps // 1)
         return int(self.rewind_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as plain JSON values."""
-        return asdict(self)
+        """The fields by name, as JSON values; a criterion that is a function by its name."""
+        return {**asdict(self), "criterion": self.criterion_name}
 
 
 def _require_number(name: str, value: Any) -> None:
@@ -162,12 +190,32 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{in_brackets(value, choices)}")
 
 
+def _require_criterion(criterion: Any) -> None:
+    """A known name, or a function that has a name of its own to write into a ticket."""
+    if not callable(criterion):
+        _require_choice("criterion", criterion, CRITERIA)
+        return
+    advice = "write it as `def my_scores(weights, context):` and pass my_scores"
+    if not isinstance(criterion, FunctionType) or not CRITERION_NAME.fullmatch(criterion.__name__):
+        raise ValueError(f"criterion is {criterion!r}, which has no name that a ticket could record: {advice}")
+    if criterion.__name__ in CRITERIA:
+        raise ValueError(
+            f"criterion is a function called {criterion.__name__!r}, which is also the name of a built-in criterion: "
+            "give it another name, or pass the name as text to use the built-in one"
+        )
+
+
 def _require_pattern(pattern: Any) -> None:
-    if pattern in ("weight", "neuron", "head", "rank"):
+    if pattern in PATTERNS and pattern != "n:m":
         return
-    n, _, m = str(pattern).partition(":")
-    if n.isdigit() and m.isdigit() and 0 < int(n) < int(m):
-        return
-    raise ValueError(
-        f"pattern is {pattern!r}; it must be weight, neuron, head, rank, or n:m with 0 < n < m, such as 2:4"
-    )
+    n, m = n_of_m(str(pattern)) or (0, 0)
+    if not 0 < n < m:
+        raise ValueError(
+            f"pattern is {pattern!r}; it must be weight, neuron, head, rank, or n:m with 0 < n < m, such as 2:4"
+        )
+
+
+def n_of_m(pattern: str) -> tuple[int, int] | None:
+    """`"2:4"` -> (2, 4); None for a pattern that is not of the form n:m."""
+    n, _, m = pattern.partition(":")
+    return (int(n), int(m)) if n.isdigit() and m.isdigit() else None

@@ -28,6 +28,7 @@ from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.runner.launch import require_same_data, require_same_recipe
 from hf_lottery.tasks import TaskData
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.search import Search
 
 GLOBAL_BATCH = 16
 STEPS = 6
@@ -199,13 +200,13 @@ def search(setup: str, folder: Path) -> dict:
         "moved": watch.moved,
         "bools": watch.bools,
         "weights_masked": trainer.mask.numel(),
-        "fingerprints": [trainer.round_folder(r).result()["fingerprint"] for r in range(3)],
-        "kept": [trainer.round_folder(r).result()["kept"] for r in range(3)],
+        "fingerprints": [Search(trainer).round_folder(r).result()["fingerprint"] for r in range(3)],
+        "kept": [Search(trainer).round_folder(r).result()["kept"] for r in range(3)],
         "ticket": ticket.mask.fingerprint(),
         "rewind": {name: value.double().flatten().tolist() for name, value in ticket.rewind.tensors.items()},
         "weights": weights(trainer),
         "losses": losses(trainer),
-        "eval_loss": [trainer.round_folder(r).result()["eval_loss"] for r in range(3)],
+        "eval_loss": [Search(trainer).round_folder(r).result()["eval_loss"] for r in range(3)],
     }
     if setup != "ddp":  # there a rank has died already, see die(); looking on the disk, ranks could disagree
         interrupted(setup, folder)
@@ -216,7 +217,7 @@ def search(setup: str, folder: Path) -> dict:
         "ticket": again.mask.fingerprint(),
         "weights": weights(continued),
         "moved": watch.moved,
-        "eval_loss": [continued.round_folder(r).result()["eval_loss"] for r in range(3)],
+        "eval_loss": [Search(continued).round_folder(r).result()["eval_loss"] for r in range(3)],
     }
     return report
 

@@ -35,10 +35,10 @@ def random_mask(model: nn.Module, density: float = 0.3, seed: int = 0) -> Mask:
     return Mask({name: torch.rand(p.shape, generator=generator) < density for name, p in matrices.items()})
 
 
-def tiny_ticket(pruned_becomes: str = "zero", step: int = 0, density: float = 0.3, **info) -> Ticket:
+def tiny_ticket(pruned_value: str = "zero", step: int = 0, density: float = 0.3, **info) -> Ticket:
     model = Tiny()
     rewind = RewindPoint.capture(model, step)
-    return Ticket(random_mask(model, density), rewind, {"pruned_becomes": pruned_becomes, **info})
+    return Ticket(random_mask(model, density), rewind, {"pruned_becomes": pruned_value, **info})
 
 
 def reseal(folder: Path, edit=lambda document: None) -> None:

@@ -9,7 +9,7 @@ from hf_lottery.export.delta import Delta
 from hf_lottery.export.merged import save_merged
 from hf_lottery.export.shira import save_shira
 from hf_lottery.export.source import Source, open_source
-from hf_lottery.pruning.lora_density import pairs
+from hf_lottery.pruning.lora import lora_pairs
 
 FORMS = ("adapter", "rank-adapter", "delta", "shira", "merged")
 
@@ -45,7 +45,7 @@ def _adapter(found: Source, folder: Path, keep_zeros: bool) -> str:
 def _rank_adapter(found: Source, folder: Path, keep_zeros: bool) -> str:
     tensors, config = without_pruned_ranks(found.tensors, found.mask, _lora(found))
     save_adapter(folder, tensors, config, _base(found))
-    before, after = (sum(t[a].shape[0] for a, _ in pairs(t).values()) for t in (found.tensors, tensors))
+    before, after = (sum(t[a].shape[0] for a, _ in lora_pairs(t).values()) for t in (found.tensors, tensors))
     return f"a PEFT adapter of {after} ranks, of {before}{_untrained(found)}"
 
 

@@ -1,4 +1,4 @@
-"""Controls: what a ticket is compared with. Each sets mask and starting weights of a trainer, which then trains."""
+"""Controls: what a ticket is compared with. Each sets mask and weights of a trainer, which is trained afterwards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -14,21 +15,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.selection.select import select
-from hf_lottery.pruning.step import judge, next_mask
-from hf_lottery.random_state import get_rng_state, set_rng_state
+from hf_lottery.pruning.step import next_mask, score
+from hf_lottery.random_state import random_state_kept
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 
 def random_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
     """The ticket's mask over freshly drawn weights, trained from step 0 (Frankle & Carbin 2019, section 2)."""
-    _start(trainer, trainer.round_folder(number).mask(), redraw(trainer.model, seed), from_rewind_point=False)
+    _start(trainer, Search(trainer).round_folder(number).mask(), redraw(trainer.model, seed), from_rewind_point=False)
 
 
 def signed_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
     """Freshly drawn magnitudes with θ_k's signs under the ticket's mask (Zhou et al. 2019, section 4)."""
-    mask, old = trainer.round_folder(number).mask(), trainer.rewind_point.tensors
+    mask, old = Search(trainer).round_folder(number).mask(), trainer.rewind_point.tensors
     new = redraw(trainer.model, seed).tensors
     signed = {name: new[name].abs() * old[name].sign() if name in mask else old[name] for name in old}
     _start(trainer, mask, RewindPoint(0, signed), from_rewind_point=False)
@@ -36,13 +39,13 @@ def signed_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 def random_mask(trainer: LotteryMixin, number: int, seed: int) -> None:
     """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places."""
-    mask = trainer.round_folder(number).mask().shuffled(torch.Generator().manual_seed(seed))
+    mask = Search(trainer).round_folder(number).mask().shuffled(torch.Generator().manual_seed(seed))
     _start(trainer, mask, trainer.rewind_point)
 
 
 def shuffled_weights(trainer: LotteryMixin, number: int, seed: int) -> None:
     """The ticket's mask over its own surviving θ_k, exchanged at random within each tensor."""
-    mask, generator = trainer.round_folder(number).mask(), torch.Generator().manual_seed(seed)
+    mask, generator = Search(trainer).round_folder(number).mask(), torch.Generator().manual_seed(seed)
     tensors = dict(trainer.rewind_point.tensors)
     for name in sorted(mask):
         tensors[name] = _shuffle_survivors(tensors[name], mask[name].cpu(), generator)
@@ -50,40 +53,40 @@ def shuffled_weights(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 
 def no_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """The ticket's mask over the trained weights it was cut from, fine-tuned at the last learning rate (Han 2015)."""
-    trainer.lottery_config.retraining = "fine_tuning"
-    learning_rate_rewinding(trainer, number, seed)
+    """The ticket's mask over the trained weights of the round before, fine-tuned (Han et al. 2015)."""
+    _start_from_trained(trainer, number, retraining="fine_tuning")
 
 
 def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
     """The ticket's mask over the trained weights, with the learning-rate schedule of step k (Renda et al. 2020)."""
-    _start(trainer, trainer.round_folder(number).mask(), trainer.round_folder(number - 1).trained())
+    _start_from_trained(trainer, number)
 
 
 def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """θ_k under a mask cut from the dense network's trained weights in one go, as many weights as the ticket has.
+    """θ_k under a mask from one pruning of the trained dense network, which keeps as many weights as the ticket.
 
-    Where whole groups go (neurons, heads, ranks, rows, n:m), it is the pruning of all rounds in one, by the same rule.
+    If whole groups are pruned (neurons, heads, ranks, rows, n:m), one pruning has the rates of all rounds together.
     """
-    ticket_mask, config = trainer.round_folder(number).mask(), trainer.lottery_config
-    trainer.load_trained(0)
+    search, config = Search(trainer), trainer.lottery_config
+    ticket_mask = search.round_folder(number).mask()
+    search.load_trained(0)
+    context = trainer.pruning_context()
     if (config.pattern, config.prune_embeddings) == ("weight", None):
-        mask = _cut(trainer, ticket_mask)
+        mask = _cut(context, ticket_mask)
     else:
-        at_once = {name: 1 - (1 - rate) ** number for name, rate in trainer.pruning_rates().items()}
-        trainer.lottery_config = replace(config, pruning_rate=1 - (1 - config.pruning_rate) ** number)
-        mask = next_mask(trainer, trainer.prunable_weights(), at_once)
+        at_once = {name: 1 - (1 - rate) ** number for name, rate in context.rates.items()}
+        config = replace(config, pruning_rate=1 - (1 - config.pruning_rate) ** number)
+        mask = next_mask(replace(context, config=config, rates=at_once))
     _start(trainer, mask, trainer.rewind_point)
 
 
-def _cut(trainer: LotteryMixin, like: Mask) -> Mask:
-    """Of the network as it is, the best weights: as many as `like` keeps, of every group that is pruned by itself.
+def _cut(context: PruningContext, like: Mask) -> Mask:
+    """The best weights of the network as it is, as many as `like` keeps in each group.
 
-    A group is a tensor, or, where scores are compared globally, the tensors of one rate.
+    A group is a tensor; or, if scores are compared globally, all tensors of one rate.
     """
-    config, rates = trainer.lottery_config, trainer.pruning_rates()
-    how = {"rate": config.pruning_rate, "rates": rates, "scope": config.scope}
-    scores, key = judge(trainer, trainer.prunable_weights(), how)
+    config, rates = context.config, context.rates
+    scores, key = score(context)
     groups: dict[str | float, list[str]] = {}
     for name in like:
         group = rates.get(name, config.pruning_rate) if config.scope == "global" else name
@@ -108,38 +111,39 @@ CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {
 
 
 def control_seed(seed: int, control: str, number: int, sample: int) -> int:
-    """The seed of a control's own random draws: another for each, the same on every machine."""
+    """The seed of a control's own random draws: different for each control, the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{control}/{number}/{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
 def redraw(model: nn.Module, seed: int) -> RewindPoint:
-    """Weights as `model` would have if it were initialised at random under `seed`; `model` is left as it is.
+    """New random weights for `model`, drawn under `seed`. The model and the random-number state do not change.
 
-    A PreTrainedModel is made anew from its config; of a PEFT model the adapters alone are drawn again; any other
-    module must have `reset_parameters` wherever it has parameters.
+    A PreTrainedModel is made again from its config. Of a PEFT model only the adapters are drawn again. Any other
+    module must have `reset_parameters` in each submodule with parameters.
+
+    Raises:
+        ValueError: a submodule has no `reset_parameters`.
     """
-    state = get_rng_state()
-    set_seed(seed)
-    try:
+    with random_state_kept():
+        set_seed(seed)
         if isinstance(model, PeftModel):
             fresh = _redraw_adapters(model)
         elif isinstance(model, PreTrainedModel):
             fresh = RewindPoint.capture(type(model)(copy.deepcopy(model.config)))
         else:
-            clone = copy.deepcopy(model)
-            for name, module in clone.named_modules():
-                if any(True for _ in module.parameters(recurse=False)):
-                    if not callable(getattr(module, "reset_parameters", None)):
-                        raise ValueError(
-                            f"'{name}' ({type(module).__name__}) has no reset_parameters: cannot redraw it"
-                        )
-                    module.reset_parameters()
-            fresh = RewindPoint.capture(clone)
-    finally:
-        set_rng_state(state)
+            fresh = _redraw_modules(copy.deepcopy(model))
     names = {name for name, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers()).keys()
     return RewindPoint(0, {name: value for name, value in fresh.tensors.items() if name in names})
+
+
+def _redraw_modules(clone: nn.Module) -> RewindPoint:
+    for name, module in clone.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+            if not callable(getattr(module, "reset_parameters", None)):
+                raise ValueError(f"'{name}' ({type(module).__name__}) has no reset_parameters: cannot redraw it")
+            module.reset_parameters()
+    return RewindPoint.capture(clone)
 
 
 def _redraw_adapters(model: PeftModel) -> RewindPoint:
@@ -153,10 +157,17 @@ def _redraw_adapters(model: PeftModel) -> RewindPoint:
     return fresh
 
 
-def _start(trainer: LotteryMixin, mask: Mask, weights: RewindPoint, from_rewind_point: bool = True) -> None:
+def _start_from_trained(trainer: LotteryMixin, number: int, **how: Any) -> None:
+    """The ticket's mask over the trained weights of the round before."""
+    search = Search(trainer)
+    _start(trainer, search.round_folder(number).mask(), search.round_folder(number - 1).trained(), **how)
+
+
+def _start(trainer: LotteryMixin, mask: Mask, weights: RewindPoint, **how: Any) -> None:
+    """Give the trainer mask and weights; `how` its next training starts, as `LotteryMixin.restart` takes it."""
     weights.restore(trainer.model)
     trainer.mask = mask
-    trainer.restart(from_rewind_point)
+    trainer.restart(**how)
 
 
 def _shuffle_survivors(value: Tensor, kept: Tensor, generator: torch.Generator) -> Tensor:

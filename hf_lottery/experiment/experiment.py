@@ -24,6 +24,7 @@ from hf_lottery.layout import (
     replicate_folder,
 )
 from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 
@@ -135,11 +136,11 @@ class Experiment:
     def _train(self, network: Network) -> None:
         seed = self.seed + network.replicate
         trainer = self.make_trainer(seed, replicate_folder(self.root, network.replicate))
+        search = Search(trainer)
         if network.control == TICKET:
-            trainer.run_round(network.round, replicate=network.replicate, **self.labels())
+            search.run_round(network.round, replicate=network.replicate, **self.labels())
             return
-        trainer.load_rewind_point()
-        trainer.enter_round(network.round)
+        search.enter_round(network.round)
         own_seed = control_seed(seed, network.control, network.round, network.sample)
         CONTROLS[network.control](trainer, network.round, own_seed)
-        trainer.train_network(self.folder(network), **asdict(network), **self.labels())
+        search.train_network(self.folder(network), **asdict(network), **self.labels())

@@ -1,24 +1,23 @@
-"""Instability: does SGD noise after step k matter? Linear mode connectivity of two networks trained from one θ_k."""
+"""Instability: how much the data order after step k changes the network. Linear paths between copies from one θ_k."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hf_lottery.config import LotteryConfig
 from hf_lottery.files import write_text
 from hf_lottery.mask import Mask
-from hf_lottery.random_state import get_rng_state
 from hf_lottery.results.linear_path import POINTS, Instability, linear_path, to_dict
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.network_folder import NetworkFolder
-from hf_lottery.training.rewinding import RewindCallback
+from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 RESULT_FILE = "instability.json"
@@ -35,19 +34,20 @@ def measure_instability(
 ) -> Instability:
     """Train copies from θ_k under several data orders and measure the error between each pair.
 
-    θ_k, with optimizer and scheduler at step k, is read from the trainer's output folder, or reached by training the
-    dense network for k steps first. A copy differs from another in its data order, its augmentation and its dropout,
-    and in nothing else. Finished copies are kept in `folder` and never trained again.
+    θ_k, with optimizer and scheduler at step k, is read from the trainer's output folder; if it is not there, the
+    dense network is trained for k steps first. Copies differ in data order, augmentation and dropout, and in nothing
+    else. Finished copies are kept in `folder` and never trained again. `trainer.lottery_config` stays as it is, and
+    copies start from θ_k whatever its `retraining` is.
 
     Args:
         trainer: a LotteryTrainer whose `lottery_config.rewind_step` is k. Errors are measured on
             `eval_dataset["test"]`, or on `eval_dataset` where that is not a dict.
-        folder: where the copies and instability.json are written; one for every replicate, mask and k.
+        folder: where the copies and instability.json are written; a different one for each replicate, mask and k.
         mask: trained under this mask; None: the dense network.
         seeds: one for each copy, at least two.
-        points: α's on a line.
+        points: how many values of α on a line, 2 or more.
         metric: of compute_metrics; the error is 1 − metric.
-        greater_is_better: False: the metric is the error itself, and instability a share of the ends' mean.
+        greater_is_better: False: the metric is the error itself, and instability is divided by the ends' mean.
 
     Raises:
         ValueError: fewer than two seeds, k is not before the end of training, or `folder` holds another mask's copies.
@@ -57,7 +57,6 @@ def measure_instability(
     """
     if len(set(seeds)) < 2:
         raise ValueError(f"seeds is {list(seeds)}; instability needs two data orders at least, such as [1, 2, 3]")
-    trainer.lottery_config.retraining = "weight_rewinding"
     reach_rewind_point(trainer)
     mask = mask or Mask.ones(trainer.mask)
     folder = Path(folder)
@@ -83,52 +82,31 @@ def reach_rewind_point(trainer: LotteryMixin) -> None:
     try:
         trainer.load_rewind_point()
     except FileNotFoundError:
-        stop = _StopAfterCapture(_rewind_callback(trainer))
+        stop = _StopAfterRewindStep(trainer.lottery_config)
         trainer.add_callback(stop)
         trainer.train()
         trainer.remove_callback(stop)
 
 
-class _StopAfterCapture(TrainerCallback):
-    """Ends training once step k has been captured, which is at the start of step k + 1."""
+class _StopAfterRewindStep(TrainerCallback):
+    """Ends training at the end of step k + 1, at whose start θ_k has been captured."""
 
-    def __init__(self, rewinding: RewindCallback):
-        self.rewinding = rewinding
+    def __init__(self, config: LotteryConfig):
+        self.config = config
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        control.should_training_stop = self.rewinding.rng is not None
+        control.should_training_stop = state.global_step > self.config.resolve_rewind_step(state.max_steps)
 
 
-def _rewind_callback(trainer: LotteryMixin) -> RewindCallback:
-    return next(each for each in trainer.callback_handler.callbacks if isinstance(each, RewindCallback))
-
-
-def _train_copy(trainer: LotteryMixin, unit: NetworkFolder, mask: Mask, seed: int) -> RewindPoint:
-    if not unit.finished:
+def _train_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed: int) -> RewindPoint:
+    """Train one copy from θ_k under `mask`, with the random numbers of `seed`; returns its trained weights."""
+    if not folder.finished:
         trainer.rewind_point.restore(trainer.model)
         trainer.mask = mask
-        trainer.restart()
-        with _noise(trainer, seed):
-            trainer.train_network(unit, control="instability", round=1, sample=seed)
-    if unit.result()["fingerprint"] != mask.fingerprint():
+        trainer.restart(retraining="weight_rewinding", seed=seed)
+        Search(trainer).train_network(folder, control="instability", round=1, sample=seed)
+    if folder.result()["fingerprint"] != mask.fingerprint():
         raise ValueError(
-            f"'{unit.path}' holds a network of another mask: give each round and step a folder of its own"
+            f"'{folder.path}' holds a network of another mask: give each round and step a folder of its own"
         )
-    return unit.trained()
-
-
-@contextmanager
-def _noise(trainer: LotteryMixin, seed: int) -> Iterator[None]:
-    """Within it, the trainer replays from step k under the random numbers of `seed`, instead of those it had."""
-    rewinding = _rewind_callback(trainer)
-    dataloaders = trainer.accelerator.dataloader_config
-    before, data_seed = (rewinding.start_rng, rewinding.rng), dataloaders.data_seed
-    set_seed(seed)
-    rewinding.start_rng = rewinding.rng = get_rng_state()
-    if data_seed is not None:  # else it would fix the data order
-        dataloaders.data_seed = seed
-    try:
-        yield
-    finally:
-        rewinding.start_rng, rewinding.rng = before
-        dataloaders.data_seed = data_seed
+    return folder.trained()

@@ -1,8 +1,8 @@
-"""A sparse update as a file: where weights changed, what they became, and what they were.
+"""A sparse update as a file: which weights changed, their new values and their old ones.
 
 `delta.safetensors` holds, for every tensor that changed, `NAME.indices` (flat, int32 or int64), `NAME.values` and
 `NAME.base_values`, in the tensor's own dtype. Without hf_lottery it is applied by
-`model.get_parameter(name).data.view(-1)[indices.long()] = values`, and taken off by the same with base_values.
+`model.get_parameter(name).data.view(-1)[indices.long()] = values`, and removed by the same with base_values.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from hf_lottery.distributed.processes import named_tensors
 from hf_lottery.files import write_tensors
 
 FILE = "delta.safetensors"
+KIND = "hf_lottery_delta"  # in the file's metadata
 PARTS = ("indices", "values", "base_values")
 
 
 class Delta:
-    """Tensor name -> indices, values and base values of what changed.
+    """The weights that changed, with their new and old values.
 
     Args:
-        entries: name -> (flat indices, new values, old values), each 1-D and of one length.
+        entries: tensor name -> (flat indices, new values, old values), each 1-D, all three of the same length.
     """
 
     def __init__(self, entries: Mapping[str, tuple[Tensor, Tensor, Tensor]]):
@@ -56,7 +57,7 @@ class Delta:
             for name, entry in self.entries.items()
             for part, tensor in zip(PARTS, entry, strict=True)
         }
-        write_tensors(path, tensors, {"format": "pt", "kind": "hf_lottery_delta", "version": "1"})
+        write_tensors(path, tensors, {"format": "pt", "kind": KIND, "version": "1"})
         return path
 
     @classmethod
@@ -64,19 +65,19 @@ class Delta:
         """Read what `save` wrote: the file, or its folder.
 
         Raises:
-            ValueError: it is another kind of file, or damaged.
+            ValueError: the file is damaged, or not a delta.
         """
         path = Path(path) / FILE if Path(path).is_dir() else Path(path)
         try:
             return cls(_read(path))
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+            raise ValueError(f"{path} is damaged, or not a safetensors file: {error}") from error
 
     def apply_to(self, model: nn.Module) -> nn.Module:
         """Write the new values into `model`, in place. Returns the model.
 
         Raises:
-            ValueError: `model` is not the base that the delta was taken from; nothing is written then.
+            ValueError: `model` does not have the delta's old values; then nothing is written.
         """
         return self._write(model, old=2, new=1, what="the base that this delta belongs to")
 
@@ -84,7 +85,7 @@ class Delta:
         """Put the base's values back, bit for bit. Returns the model.
 
         Raises:
-            ValueError: the delta is not on `model`; nothing is written then.
+            ValueError: `model` does not have the delta's new values; then nothing is written.
         """
         return self._write(model, old=1, new=2, what="a model that this delta is on")
 
@@ -108,18 +109,27 @@ class Delta:
 
 def _read(path: Path) -> dict[str, tuple[Tensor, ...]]:
     with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("kind") != "hf_lottery_delta":
-            raise ValueError(f"{path} is no sparse delta: `hf-lottery export UNIT --to delta` writes one")
-        keys = set(file.keys())
-        names = {key.removesuffix(".indices") for key in keys if key.endswith(".indices")}
-        if keys != {f"{name}.{part}" for name in names for part in PARTS}:
-            raise ValueError(f"{path} is damaged: a tensor's indices, values or base_values are missing")
-        entries = {n: tuple(file.get_tensor(f"{n}.{part}") for part in PARTS) for n in sorted(names)}
-    for name, (indices, values, before) in entries.items():
-        whole = indices.dtype in (torch.int32, torch.int64) and values.dtype == before.dtype
-        if not whole or indices.dim() != 1 or not len(indices) or not indices.shape == values.shape == before.shape:
+        if (file.metadata() or {}).get("kind") != KIND:
+            raise ValueError(f"{path} is no sparse delta: `hf-lottery export NETWORK --to delta` writes one")
+        names = _names(path, set(file.keys()))
+        entries = {n: tuple(file.get_tensor(f"{n}.{part}") for part in PARTS) for n in names}
+    for name, entry in entries.items():
+        if not _go_together(*entry):
             raise ValueError(f"{path} is damaged: indices, values and base_values of '{name}' do not go together")
     return entries
+
+
+def _names(path: Path, keys: set[str]) -> list[str]:
+    """The tensors that the keys of a delta's file are about."""
+    names = {key.removesuffix(".indices") for key in keys if key.endswith(".indices")}
+    if keys != {f"{name}.{part}" for name in names for part in PARTS}:
+        raise ValueError(f"{path} is damaged: a tensor's indices, values or base_values are missing")
+    return sorted(names)
+
+
+def _go_together(indices: Tensor, values: Tensor, before: Tensor) -> bool:
+    dtypes = indices.dtype in (torch.int32, torch.int64) and values.dtype == before.dtype
+    return dtypes and indices.dim() == 1 and len(indices) > 0 and indices.shape == values.shape == before.shape
 
 
 def _fits(parameter: Tensor, indices: Tensor, expected: Tensor) -> bool:
@@ -130,6 +140,6 @@ def _fits(parameter: Tensor, indices: Tensor, expected: Tensor) -> bool:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers: −0 is not 0 and nan is nan, so that "exactly" means every bit."""
+    """The same memory as integers, to compare every bit: −0 differs from 0, and nan is equal to the same nan."""
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return tensor.detach().contiguous().view(integers[tensor.element_size()])

@@ -1,4 +1,4 @@
-"""A trained network as one plain model: the base with its adapter merged in, or its weights as they are trained."""
+"""A trained network as one plain model: the base model with its adapter merged in, or the trained weights."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from torch import Tensor, nn
 
 from hf_lottery.distributed.processes import named_tensors
 from hf_lottery.export.source import Source
-from hf_lottery.tasks.causal_lm import load_tokenizer, pretrained_model
+from hf_lottery.task_records import TASKS
+from hf_lottery.tasks.language_models import pretrained_model
+from hf_lottery.tasks.tokenizing import load_tokenizer
 
-SPARSE = 0.01  # a base with fewer exact zeros than this is dense: single weights are 0 by chance
+SPARSE = 0.01  # a base model with a smaller share of exact zeros counts as dense: single weights are 0 by chance
 
 
 @dataclass
 class Zeros:
-    """Exact zeros of the base's weights that an adapter is merged into.
+    """Exact zeros in the weights of the base model into which an adapter is merged.
 
     Args:
-        before: how many the base has.
-        kept: how many of them are zero after the merge.
-        total: weights of those modules.
+        before: how many there are before the merge.
+        kept: how many of them are still zero after it.
+        total: how many weights those modules have.
     """
 
     before: int
@@ -49,18 +51,18 @@ def save_merged(source: Source, folder: str | os.PathLike, keep_zeros: bool = Fa
 
     Args:
         source: what to export.
-        folder: made if need be.
-        keep_zeros: leave zero what is zero in the base: ΔW is then masked by the base's own zeros, which changes the
-            function unless it was trained so.
+        folder: is created if it does not exist.
+        keep_zeros: keep the zeros of the base model at zero. The result then computes something else, unless the
+            adapter was trained so.
 
     Returns:
-        The folder, and what became of the base's zeros (None without an adapter).
+        The folder, and the numbers of zeros before and after (None without an adapter).
 
     Raises:
-        ValueError: the task is another than causal_lm.
+        ValueError: the task is not causal_lm.
     """
     recipe = source.recipe
-    if recipe.data.task != "causal_lm":
+    if not TASKS[recipe.data.task].language_model:
         raise ValueError(f"--to merged is for the task causal_lm, not for {recipe.data.task}")
     model, zeros = pretrained_model(recipe.model, recipe.training_arguments().seed), None
     if (lora := recipe.lora_config()) is not None:
@@ -72,15 +74,15 @@ def save_merged(source: Source, folder: str | os.PathLike, keep_zeros: bool = Fa
     if lora is not None:
         model, zeros = merge(model, keep_zeros)
     model.save_pretrained(folder)
-    load_tokenizer(recipe.data, recipe.model).save_pretrained(folder)
+    load_tokenizer(recipe.data.tokenizer, recipe.model).save_pretrained(folder)
     return Path(folder), zeros
 
 
 @torch.no_grad()
 def merge(model: PeftModel, keep_zeros: bool = False) -> tuple[nn.Module, Zeros]:
-    """Merge the active adapter into its base, in place; returns the base model and what became of its zeros.
+    """Merge the active adapter into its base, in place; returns the base model and its numbers of zeros.
 
-    Merging densifies a sparse base, for ΔW is dense; `keep_zeros` writes the base's zeros again.
+    Merging fills the zeros of a sparse base model, because ΔW is dense; `keep_zeros` sets them to zero again.
 
     Raises:
         ValueError: the adapter is on a weight that another module shares.

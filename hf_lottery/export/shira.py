@@ -1,4 +1,4 @@
-"""A sparse update as PEFT's SHiRA adapter, where that form can hold it."""
+"""A sparse update as PEFT's SHiRA adapter."""
 
 from __future__ import annotations
 
@@ -24,36 +24,23 @@ def save_shira(
     """Write a delta as adapter_config.json and adapter_model.safetensors of type SHiRA.
 
     SHiRA has one r for all modules and exactly r · (in + out) entries in each: here r is the least that holds every
-    module's changes, and the places left over hold zeros. The update is added to the base when it is used, so its
-    weights may differ from the trained ones in the last bit; `--to delta` is exact.
+    module's changes, and the other entries are zero. PEFT adds the update to the base weights, so the sums may differ
+    from the trained weights in the last bit; `--to delta` is exact.
 
     Args:
-        folder: made if need be.
-        delta: what changed.
+        folder: is created if it does not exist.
+        delta: the weights that changed.
         shapes: tensor name -> shape.
-        base_model: Hub id or folder that PEFT is to load the base from; None: not said.
+        base_model: Hub id or folder from which PEFT loads the base model; None: whoever loads it must know.
         task_type: PEFT's.
 
     Raises:
-        ValueError: something changed that is no linear layer's weight, or so much that SHiRA cannot hold it.
+        ValueError: nothing changed, a tensor changed that is not a linear layer's weight, or a module would need more
+            entries than it has.
 
     Source: SHiRA, Bhardwaj et al. 2024 (arXiv 2406.13175), as in peft.tuners.shira.
     """
-    if not delta.entries:
-        raise ValueError("no weight changed: there is no update to export")
-    r = 1
-    for name, (indices, _, _) in delta.entries.items():
-        if len(shapes[name]) != 2 or not name.endswith(".weight"):
-            raise ValueError(
-                f"SHiRA holds updates of linear layers' weights, and '{name}' changed too: use --to delta"
-            )
-        r = max(r, -(-len(indices) // sum(shapes[name])))
-    for name in delta.entries:
-        rows, columns = shapes[name]
-        if r * (rows + columns) > rows * columns:
-            raise ValueError(
-                f"SHiRA has one r for all modules, here {r}: more entries than '{name}' has: use --to delta"
-            )
+    r = _least_rank(delta, shapes)
     tensors = {}
     for name, (indices, new, old) in delta.entries.items():
         module = f"base_model.model.{name.removesuffix('.weight')}"
@@ -74,8 +61,37 @@ def save_shira(
     return folder
 
 
+def _least_rank(delta: Delta, shapes: dict[str, torch.Size]) -> int:
+    """The least r with which every module has room for its changes."""
+    if not delta.entries:
+        raise ValueError("no weight changed: there is no update to export")
+    for name in delta.entries:
+        if len(shapes[name]) != 2 or not name.endswith(".weight"):
+            raise ValueError(
+                f"SHiRA holds updates of linear layers' weights, and '{name}' changed too: use --to delta"
+            )
+    r = max(-(-len(indices) // sum(shapes[name])) for name, (indices, _, _) in delta.entries.items())
+    for name in delta.entries:
+        rows, columns = shapes[name]
+        if r * (rows + columns) > rows * columns:
+            raise ValueError(
+                f"SHiRA has one r for all modules, here {r}: more entries than '{name}' has: use --to delta"
+            )
+    return r
+
+
 def _filled(indices: Tensor, values: Tensor, shape: torch.Size, r: int) -> tuple[Tensor, Tensor]:
-    """Exactly r · (rows + columns) places: the changed ones, and the first of the others with the value 0."""
+    """Exactly r · (rows + columns) entries: the changed ones, and the first of the others with the value 0.
+
+    Args:
+        indices: flat indices of the changed entries, int64 [n].
+        values: their changes, float [n].
+        shape: of the weight.
+        r: of the adapter.
+
+    Returns:
+        Flat indices, in ascending order, and changes.
+    """
     count = r * sum(shape)
     free = torch.ones(shape.numel(), dtype=torch.bool)
     free[indices] = False

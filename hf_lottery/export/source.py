@@ -1,4 +1,4 @@
-"""What is exported: the weights and mask of a ticket's folder or of a trained network's, and their recipe."""
+"""What is exported: the weights, mask and recipe of a ticket or of a trained network, read from its folder."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from torch import Tensor
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
-from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training import rewinding
+from hf_lottery.training.network_folder import RESULT_FILE, NetworkFolder
+
+# in an output folder, and in the folder of a replicate
+RECIPE_FILE, TICKET_FOLDER = "recipe.yaml", "ticket"
+REWIND_FILE = f"rewind/{rewinding.REWIND_FILE}"
 
 
 @dataclass
 class Source:
-    """One network.
+    """The network to export.
 
     Args:
-        path: where it was read.
+        path: its folder.
         mask: True = kept.
-        tensors: parameter or buffer name -> value, of what was trained; pruned weights are zero, or at θ_k.
+        tensors: parameter or buffer name -> value; pruned weights are zero, or at θ_k.
         rewind: θ_k, where training started.
-        recipe: what it was trained by.
-        trained: whether `tensors` are at the end of training; a ticket's are at θ_k.
-        ticket: that they come from. Of a Hub model's own weights it holds the hashes alone: `apply_to` puts it into a
-            model whole, and checks that model.
+        recipe: the recipe that it was trained by.
+        trained: True: `tensors` are the weights at the end of training; False: those of a ticket, at θ_k.
+        ticket: the ticket that was read, if it is one. Of a Hub model's own weights it holds only the hashes, so
+            `tensors` lacks them, and `ticket.apply_to` is the way to put it into a model.
     """
 
     path: Path
@@ -44,38 +50,48 @@ class Source:
 def open_source(path: str | os.PathLike) -> Source:
     """Read a trained network's folder (`replicate-0/round-03`), or a ticket's.
 
+    Args:
+        path: the folder; for a ticket also the output folder that has it as `ticket/`.
+
     Raises:
-        FileNotFoundError: it is neither.
-        ValueError: its recipe is not known.
+        FileNotFoundError: there is neither a trained network nor a ticket.
+        ValueError: the recipe or the rewind point is missing.
     """
     path = Path(path)
-    unit = NetworkFolder(path)
-    if unit.finished:
-        return _unit(unit)
-    for folder in (path, path / "ticket"):
-        if (folder / "ticket.json").is_file():
+    network = NetworkFolder(path)
+    if network.finished:
+        return _network(network)
+    for folder in (path, path / TICKET_FOLDER):
+        if (folder / JSON_FILE).is_file():
             return _ticket(folder)
     raise FileNotFoundError(
-        f"{path} holds neither result.json (a trained network, such as outputs/NAME/replicate-0/round-03) nor "
-        "ticket.json (a ticket)"
+        f"{path} holds neither {RESULT_FILE} (a trained network, such as outputs/NAME/replicate-0/round-03) nor "
+        f"{JSON_FILE} (a ticket)"
     )
 
 
-def _unit(unit: NetworkFolder) -> Source:
-    root = next((p for p in unit.path.resolve().parents if (p / "recipe.yaml").is_file()), None)
-    replicate = next((p for p in unit.path.resolve().parents if (p / "rewind" / "rewind.safetensors").is_file()), None)
-    if root is None or replicate is None:
-        raise ValueError(
-            f"{unit.path} lies outside its run: recipe.yaml and the rewind point are read from the folders above it"
-        )
+def _network(network: NetworkFolder) -> Source:
+    root = _folder_above(network.path, RECIPE_FILE)
+    replicate = _folder_above(network.path, REWIND_FILE)
     return Source(
-        unit.path,
-        unit.mask(),
-        unit.trained().tensors,
-        RewindPoint.load(replicate / "rewind" / "rewind.safetensors"),
-        load_recipe(str(root / "recipe.yaml")),
+        network.path,
+        network.mask(),
+        network.trained().tensors,
+        RewindPoint.load(replicate / REWIND_FILE),
+        load_recipe(str(root / RECIPE_FILE)),
         trained=True,
     )
+
+
+def _folder_above(path: Path, file: str) -> Path:
+    """The nearest folder above `path` that has `file` in it."""
+    found = next((folder for folder in path.resolve().parents if (folder / file).is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"no folder above {path} holds {file}, which is needed to export it: give the network's place in the "
+            "output folder of its run"
+        )
+    return found
 
 
 def _ticket(folder: Path) -> Source:
@@ -83,10 +99,11 @@ def _ticket(folder: Path) -> Source:
     text = ticket.info.get("recipe")
     if not text:
         raise ValueError(
-            f"the ticket in {folder} holds no recipe to build its model by: export a run's folder instead"
+            f"the ticket in {folder} holds no recipe, which says how to build its model: export a trained network, "
+            "such as outputs/NAME/replicate-0/round-03"
         )
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "recipe.yaml"
+        path = Path(scratch) / RECIPE_FILE
         path.write_text(text, encoding="utf-8")
         recipe = load_recipe(str(path))
     tensors = dict(ticket.rewind.tensors)

@@ -1,4 +1,4 @@
-"""The papers' small networks as transformers models; importing this makes the Auto classes know them."""
+"""The small networks of the papers as transformers models. Importing this registers them with the Auto classes."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 
 class CifarResNetConfig(ImageConfig):
-    """A CIFAR ResNet's shape.
+    """The shape of a CIFAR ResNet.
 
     Args:
-        depth: 6n + 2 for n residual blocks a stage: 20, 32, 44, 56, 110.
+        depth: 6n + 2 for n residual blocks in each stage: 20, 32, 44, 56, 110.
         hidden_sizes: channels of the three stages.
         image_size, num_channels, num_labels: see ImageConfig.
 
@@ -31,7 +31,7 @@ class CifarResNetConfig(ImageConfig):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions with batch norm beside a shortcut: a 1 × 1 convolution where the shape changes."""
+    """Two 3 × 3 convolutions with batch norm, plus a shortcut: a 1 × 1 convolution where the shape changes."""
 
     def __init__(self, channels: int, width: int, stride: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the networks share: a config's fields, the paper's initialisation, what an image classifier is, the loss."""
+"""What the networks share: fields of the config, the initialisation of the paper, the image classifier, the loss."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from transformers.modeling_outputs import ImageClassifierOutput, ModelOutput
 
 
 class ImageConfig(PretrainedConfig):
-    """What goes in and out of an image network.
+    """Input and output of an image network.
 
     Args:
         image_size: height and width of an image, in pixels.
-        num_channels: 1 for grey images, 3 for colour.
-        num_labels: classes.
+        num_channels: 1 for grey images, 3 for colour images.
+        num_labels: number of classes.
     """
 
     def __init__(self, image_size=32, num_channels=3, num_labels=10, **kwargs):
@@ -27,13 +27,13 @@ class ImageConfig(PretrainedConfig):
 
 
 class ImageClassifier(PreTrainedModel):
-    """Images -> classes: a network's own layers are its `features`; `classifier` is the linear layer after them."""
+    """Images -> classes: a network defines `features`; `classifier` is the linear layer after them."""
 
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False  # the loss is the batch's mean; gradient accumulation is a plain mean of those
 
     def features(self, pixel_values: Tensor) -> Tensor:
-        """What the classifier sees: float [batch, features] of images [batch, channels, height, width]."""
+        """The input of the classifier: float [batch, features] of images [batch, channels, height, width]."""
         raise NotImplementedError
 
     def forward(
@@ -46,20 +46,20 @@ class ImageClassifier(PreTrainedModel):
             labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
 
         Raises:
-            ValueError: the images have another shape than the config says.
+            ValueError: the shape of the images is not that of the config.
         """
         check_images(pixel_values, self.config)
         return classify(self.classifier(self.features(pixel_values)), labels, return_dict, ImageClassifierOutput)
 
     def get_input_embeddings(self) -> None:
-        """None: FSDP2 asks for embeddings, to shard them apart, and fails on the default answer."""
+        """None. FSDP2 asks for the embeddings, to shard them separately, and the default method raises an error."""
 
     def _init_weights(self, module: nn.Module) -> None:
         init_glorot(module)
 
 
 def with_labels(kwargs: dict[str, Any], num_labels: int) -> dict[str, Any]:
-    """`kwargs` of a config, with num_labels: a saved one has it as id2label, which a default must not override."""
+    """`kwargs` of a config with num_labels, unless they have id2label, as a saved config has: it must not change."""
     return kwargs if "id2label" in kwargs else {**kwargs, "num_labels": num_labels}
 
 
@@ -84,11 +84,11 @@ def init_glorot(module: nn.Module) -> None:
 
 
 def check_images(pixel_values: Tensor, config: ImageConfig) -> None:
-    """Raise ValueError unless the images [batch, channels, height, width] have the shape that `config` says."""
+    """Raise ValueError unless the images [batch, channels, height, width] have the shape of the config."""
     expected = (config.num_channels, config.image_size, config.image_size)
     if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
         raise ValueError(
-            f"images of shape {tuple(pixel_values.shape[1:])} came to a {config.model_type} built for {expected} "
+            f"images of shape {tuple(pixel_values.shape[1:])} are given to a {config.model_type} built for {expected} "
             "(channels, height, width): set the config's num_channels and image_size to the images', or resize them"
         )
 
@@ -96,8 +96,8 @@ def check_images(pixel_values: Tensor, config: ImageConfig) -> None:
 def classify(
     logits: Tensor, labels: Tensor | None, return_dict: bool | None, output_class: type[ModelOutput]
 ) -> ModelOutput | tuple[Tensor, ...]:
-    """A model's answer: logits [batch, classes], and with labels int64 [batch] their mean cross entropy as `loss`."""
-    # in float32 under autocast too: bf16's eight bits are too few for a log-sum-exp
+    """The model's output: logits [batch, classes], and with labels int64 [batch] the mean cross entropy as `loss`."""
+    # in float32 under autocast too: the eight bits of bf16 are not precise enough for a log-sum-exp
     loss = None if labels is None else F.cross_entropy(logits.float(), labels)
     output = output_class(loss=loss, logits=logits)
     return output if return_dict is not False else output.to_tuple()

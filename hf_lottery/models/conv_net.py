@@ -11,12 +11,12 @@ from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 
 class ConvNetConfig(ImageConfig):
-    """A ConvNet's shape.
+    """The shape of a ConvNet.
 
     Args:
-        blocks: channels of the 3 × 3 convolutions of each block; a block ends in 2 × 2 max-pooling. [[64, 64]] is
-            Conv-2, [[64, 64], [128, 128]] Conv-4, and with [256, 256] more Conv-6.
-        hidden_sizes: units of the hidden linear layers.
+        blocks: channels of the 3 × 3 convolutions of each block. A block ends in 2 × 2 max-pooling. [[64, 64]] is
+            Conv-2, [[64, 64], [128, 128]] is Conv-4, and with [256, 256] added it is Conv-6.
+        hidden_sizes: widths of the hidden linear layers.
         image_size, num_channels, num_labels: see ImageConfig.
     """
 

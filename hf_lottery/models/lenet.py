@@ -1,4 +1,4 @@
-"""LeNet: the fully-connected networks of the paper, LeNet-300-100 above all, as a transformers model."""
+"""LeNet: the fully-connected networks of the paper, such as LeNet-300-100, as a transformers model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hf_lottery.models.common import ImageClassifier, ImageConfig
 
 
 class LeNetConfig(ImageConfig):
-    """LeNet's shape: the hidden layers' widths, and what goes in and out.
+    """The shape of a LeNet.
 
     Args:
-        hidden_sizes: units of each hidden layer; [300, 100] is LeNet-300-100.
+        hidden_sizes: width of each hidden layer; [300, 100] is LeNet-300-100.
         image_size, num_channels, num_labels: see ImageConfig.
     """
 

@@ -15,19 +15,19 @@ from hf_lottery.models.common import classify, init_glorot, with_labels
 
 
 class SmallTransformerConfig(PretrainedConfig):
-    """A SmallTransformer's shape.
+    """The shape of a SmallTransformer.
 
     Args:
-        vocab_size: tokens of the tokenizer.
+        vocab_size: number of tokens of the tokenizer.
         hidden_size: d, the width of embeddings and layers.
-        num_hidden_layers: encoder layers.
-        num_attention_heads: heads a layer; they share the hidden size evenly.
+        num_hidden_layers: number of encoder layers.
+        num_attention_heads: heads of each layer; their number must divide hidden_size.
         intermediate_size: width of the feed-forward layers.
-        dropout: share of activations dropped in training.
-        num_labels: classes; 2 unless said otherwise.
+        dropout: share of activations that are dropped in training.
+        num_labels: number of classes.
 
     Raises:
-        ValueError: the heads do not divide the hidden size.
+        ValueError: num_attention_heads does not divide hidden_size.
     """
 
     model_type = "small-transformer"
@@ -57,7 +57,7 @@ class SmallTransformerConfig(PretrainedConfig):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, with a linear layer each for queries, keys and values: each can be pruned."""
+    """Multi-head self-attention. Queries, keys and values have a linear layer each, so that each can be pruned."""
 
     def __init__(self, config: SmallTransformerConfig):
         super().__init__()
@@ -99,10 +99,10 @@ class EncoderLayer(nn.Module):
 
 
 class SmallTransformerForSequenceClassification(PreTrainedModel):
-    """Embedding × √d, encoder layers, the mean over a text's tokens, a linear layer; padding is nowhere looked at.
+    """Embedding × √d, encoder layers, the mean over a text's tokens, a linear layer. Padding has no effect.
 
-    There are no positions: a text is what it says, in any order. Gaussian Glorot weights and zero biases; embeddings
-    of std d^−½, which × √d makes 1.
+    There are no position embeddings: the order of the tokens does not matter. Gaussian Glorot weights and zero biases;
+    embeddings with std d^−½, so that times √d their std is 1.
     """
 
     config_class = SmallTransformerConfig
@@ -140,7 +140,7 @@ class SmallTransformerForSequenceClassification(PreTrainedModel):
 
         Args:
             input_ids: int64 [batch, length], tokens.
-            attention_mask: [batch, length], 1 at a text's tokens and 0 at padding; unset, all are tokens.
+            attention_mask: [batch, length], 1 for tokens and 0 for padding. None: there is no padding.
             labels: int64 [batch], the classes; with them the output holds the mean cross entropy as `loss`.
         """
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()

@@ -12,14 +12,14 @@ DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2,
 
 
 class VggConfig(ImageConfig):
-    """A VGG's shape.
+    """The shape of a VGG.
 
     Args:
-        depth: 11, 13, 16 or 19, as the networks are called.
+        depth: 11, 13, 16 or 19, as in VGG-16.
         image_size, num_channels, num_labels: see ImageConfig.
 
     Raises:
-        ValueError: there is no VGG of that depth.
+        ValueError: there is no VGG of this depth.
     """
 
     model_type = "vgg"
@@ -48,7 +48,7 @@ class VggForImageClassification(ImageClassifier):
         for width, depth in zip(WIDTHS, DEPTHS[config.depth], strict=True):
             group = nn.Sequential()
             for _ in range(depth):
-                # batch norm takes the mean away, so a bias would do nothing
+                # batch norm subtracts the mean, so a bias would have no effect
                 group.extend([nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()])
                 channels = width
             self.groups.append(group)

@@ -1,32 +1,57 @@
-"""What a weight is worth: pure functions from weights, and what else a criterion needs, to scores. The lowest go.
+"""Criteria: functions from weights to scores; the weights with the lowest scores are pruned.
 
-Each function's arguments say what it needs, under the same names throughout:
+A new criterion is one function here (or in a file of its own) with a line in `CRITERIA`, and its name in
+`hf_lottery.config.CRITERIA`. The functions take, under the same names throughout:
 
-    weights      name -> parameter. All but `large_init` take the weights that are to be judged.
-    initial      name -> the same parameter's value at the rewind point, θ_k.
-    generator    a seeded CPU generator.
-    loss         a function of (batch, temperature): the batch's mean loss, a scalar that backward can run from, of the
-                 logits divided by `temperature`.
-    batches      what `loss` is called with, one after another.
-    input_norms  name -> norms of what flows into the weight's layer; `input_norms` makes them.
-    model, inputs, alive, rate, …  of `synflow`, which prunes as it scores.
+    weights    name -> parameter, those that are scored.
+    initial    name -> the same parameter's value at the rewind point, θ_k.
+    generator  a seeded CPU generator.
+    loss       batch -> the batch's mean loss, a scalar that backward can start from.
+    batches    what `loss` is called with, one after another.
 
-Scores have the parameter's shape and lie on its device.
+Scores have the parameter's shape and are on its device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hf_lottery.pruning.lora import lora_product
-from hf_lottery.pruning.synflow import synflow
+from hf_lottery.pruning.context import PruningContext
+from hf_lottery.pruning.custom import call_custom
+from hf_lottery.pruning.lora import lora_product, require_lora
+from hf_lottery.pruning.synflow import one_example_of_ones, require_inputs_embeds, synflow
+from hf_lottery.pruning.wanda import input_norms, require_layers, wanda
 
-Loss = Callable[[Any, float], Tensor]
+Loss = Callable[[Any], Tensor]
+
+# what a criterion needs beside the weights
+INITIAL = "initial"  # θ_k, of `context.initial()`
+DATA = "data"  # `context.batches()`, run through the model
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How weights are scored.
+
+    Args:
+        function: (weights, context) -> scores, name -> tensor.
+        needs: INITIAL, DATA or None.
+        key: elementwise function that makes the scores out of what `function` returns, chunk by chunk, where that
+            saves a copy of all weights; None: `function` returns the scores.
+        check: (model, weights) -> None; raises a ValueError for a network that the criterion cannot score.
+    """
+
+    function: Callable[[Mapping[str, Tensor], PruningContext], Mapping[str, Tensor]]
+    needs: str | None = None
+    key: Callable[[Tensor], Tensor] | None = None
+    check: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
 
 
 def magnitude(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,7 +88,9 @@ def magnitude_increase(weights: Mapping[str, Tensor], initial: Mapping[str, Tens
 
     Source: Zhou et al. 2019 (arXiv 1905.01067), "magnitude_increase".
     """
-    return {name: weight.detach().abs() - _beside(weight, initial, name).abs() for name, weight in weights.items()}
+    return {
+        name: weight.detach().abs() - _initial_value(weight, initial, name).abs() for name, weight in weights.items()
+    }
 
 
 def movement(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,48 +98,44 @@ def movement(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> di
 
     Source: Zhou et al. 2019 (arXiv 1905.01067), "movement"; LoTA's task vector (Panda et al. 2024, arXiv 2406.16797).
     """
-    return {name: (weight.detach() - _beside(weight, initial, name)).abs() for name, weight in weights.items()}
+    return {name: (weight.detach() - _initial_value(weight, initial, name)).abs() for name, weight in weights.items()}
 
 
 def snip(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """|∂L/∂m| = |θ ⊙ ∂L/∂θ| at m = 1: how much the loss feels a weight's removal. Needs a loss and a batch.
+    """|∂L/∂m| = |θ ⊙ ∂L/∂θ| at m = 1: how much the loss changes if a weight is removed.
 
     The loss is summed over batches; its authors take about 10 examples of every class. A weight that the loss does not
-    reach scores 0.
+    depend on scores 0.
 
     Raises:
         ValueError: there is no batch.
 
     Source: Lee, Ajanthan & Torr 2019 (arXiv 1810.02340), equation 5, without the normalisation that changes no order.
     """
-    gradients = _gradients(weights, loss, batches, temperature=1.0)
+    gradients = _gradients(weights, loss, batches)
     return {name: (weight.detach() * gradients[name]).abs() for name, weight in weights.items()}
 
 
-def grasp(
-    weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any], temperature: float = 200.0
-) -> dict[str, Tensor]:
-    """θ ⊙ Hg, with the loss's gradient g and Hessian H: what a weight does for the flow of gradients.
-
-    Needs a loss and a batch.
+def grasp(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """θ ⊙ Hg, with the loss's gradient g and Hessian H: how much a weight adds to the flow of gradients.
 
     Args:
-        batches: gone through twice, so a list; g is summed over all of them.
-        temperature: T, by which the logits are divided.
+        loss: of logits that are divided by a temperature, as `tempered_loss` makes it.
+        batches: read twice; g is summed over all of them.
 
     Raises:
         ValueError: there is no batch.
 
-    Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), Algorithm 2: weights with the largest −θ ⊙ Hg go.
+    Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), Algorithm 2: weights with the largest −θ ⊙ Hg are pruned.
     """
     batches = list(batches)
-    stopped = _gradients(weights, loss, batches, temperature)
+    stopped = _gradients(weights, loss, batches)
     scores = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in weights.items()}
     parameters = list(weights.values())
     with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel that can be differentiated twice
         for batch in batches:
             gradients = torch.autograd.grad(
-                loss(batch, temperature), parameters, create_graph=True, allow_unused=True, materialize_grads=True
+                loss(batch), parameters, create_graph=True, allow_unused=True, materialize_grads=True
             )
             flow = sum((g * stopped[name]).sum() for name, g in zip(weights, gradients, strict=True))
             hessian_times_g = torch.autograd.grad(flow, parameters, allow_unused=True, materialize_grads=True)
@@ -121,106 +144,78 @@ def grasp(
     return scores
 
 
-def wanda(weights: Mapping[str, Tensor], input_norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """|θ_ij| · ‖X_j‖₂: a weight times the norm of what flows into it. Needs activations.
+def tempered_loss(model: nn.Module, temperature: float = 200.0) -> Loss:
+    """The mean cross entropy of logits / temperature, as `grasp` uses it.
 
     Args:
-        weights: of linear layers, (out, in), and convolutions, (out, in, …).
-        input_norms: name -> (in,), as `input_norms` gives them.
-
-    Source: Sun et al. 2024 (arXiv 2306.11695), equation 1. It compares within each row; here the scope decides.
+        model: takes a batch by keywords and returns `logits`.
+        temperature: T of Wang, Zhang & Grosse 2020.
     """
-    return {
-        name: weight.detach().abs() * input_norms[name].to(weight.device).view(1, -1, *[1] * (weight.dim() - 2))
-        for name, weight in weights.items()
-    }
+
+    def loss(batch: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = model(**batch)["logits"].float() / temperature, batch["labels"]
+        if labels.dim() > 1:  # a language model's, which predict the next token
+            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        return nn.functional.cross_entropy(logits, labels)
+
+    return loss
 
 
-def input_norms(
-    model: nn.Module, names: Iterable[str], run: Callable[[Any], Any], batches: Iterable[Any]
-) -> dict[str, Tensor]:
-    """‖X_j‖₂ of every input feature (or input channel) of some layers, over all examples and positions.
-
-    Args:
-        model: holds the layers.
-        names: of weights of `nn.Linear` and of convolutions without groups.
-        run: sends a batch through the model.
-        batches: what `run` is called with.
-
-    Returns:
-        name -> float32 (in,).
-
-    Raises:
-        ValueError: a weight belongs to another kind of layer, or no activations reached its layer.
-    """
-    squares, hooks = {}, []
-    for name in names:
-        module = model.get_submodule(name.rpartition(".")[0])
-        feature = feature_dimension(module, name)
-
-        def add(_, inputs, name=name, feature=feature):
-            rows = inputs[0].detach().movedim(feature, -1).flatten(0, -2).float()
-            squares[name] = squares.get(name, 0) + rows.square().sum(0)
-
-        hooks.append(module.register_forward_pre_hook(add))
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                run(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name in names:
-        if name not in squares:
-            raise ValueError(f"no activations reached the layer of '{name}': give at least one batch that runs it")
-    return {name: total.sqrt() for name, total in squares.items()}
+def _scored_by_random(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
+    return random(weights, torch.Generator().manual_seed(context.seed))
 
 
-def feature_dimension(module: nn.Module, name: str) -> int:
-    """Along which dimension of its input a layer's features, or channels, lie.
-
-    Raises:
-        ValueError: the module, whose weight is `name`, is neither linear nor a convolution without groups.
-    """
-    if isinstance(module, nn.Linear):
-        return -1
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
-        return 1
-    raise ValueError(
-        f"wanda judges the weights of linear layers and of convolutions without groups, and '{name}' belongs "
-        f"to a {type(module).__name__}; name it in exclude_modules"
-    )
+def _scored_by_large_init(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
+    initial = context.initial()
+    return large_init({name: initial[name] for name in weights})
 
 
-CRITERIA: dict[str, Callable[..., dict[str, Tensor]]] = {
-    "magnitude": magnitude,
-    "random": random,
-    "large_init": large_init,
-    "magnitude_increase": magnitude_increase,
-    "movement": movement,
-    "snip": snip,
-    "grasp": grasp,
-    "synflow": synflow,
-    "wanda": wanda,
-    "lora_product": lora_product,
+def _scored_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
+    ones = one_example_of_ones(context.model, context.batches()[0])
+    return synflow(weights, context.model, ones, context.mask, **context.amount)
+
+
+def _scored_by_wanda(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
+    norms = input_norms(context.model, weights, lambda batch: context.model(**batch), context.batches())
+    return wanda(weights, norms)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": Criterion(lambda weights, _: weights, key=torch.abs),
+    "random": Criterion(_scored_by_random),
+    "large_init": Criterion(_scored_by_large_init, INITIAL),
+    "magnitude_increase": Criterion(lambda weights, context: magnitude_increase(weights, context.initial()), INITIAL),
+    "movement": Criterion(lambda weights, context: movement(weights, context.initial()), INITIAL),
+    "snip": Criterion(lambda weights, context: snip(weights, context.loss, context.batches()), DATA),
+    "grasp": Criterion(lambda weights, context: grasp(weights, tempered_loss(context.model), context.batches()), DATA),
+    "synflow": Criterion(_scored_by_synflow, DATA, check=require_inputs_embeds),
+    "wanda": Criterion(_scored_by_wanda, DATA, check=require_layers),
+    "lora_product": Criterion(
+        lambda weights, _: lora_product(weights), check=lambda _, weights: require_lora(weights)
+    ),
 }
 
 
-def _beside(weight: Tensor, initial: Mapping[str, Tensor], name: str) -> Tensor:
-    """θ_k's value for a weight, where the weight is."""
+def criterion_of(criterion: str | Callable) -> Criterion:
+    """The criterion of this name, or the one that a user's function makes, which may need data."""
+    if callable(criterion):
+        return Criterion(partial(call_custom, criterion), DATA)
+    return CRITERIA[criterion]
+
+
+def _initial_value(weight: Tensor, initial: Mapping[str, Tensor], name: str) -> Tensor:
+    """θ_k's value for a weight, on the weight's device and in its dtype."""
     if name not in initial:
-        raise ValueError(f"the rewind point holds no '{name}'; capture it from the model whose weights are judged")
+        raise ValueError(f"the rewind point holds no '{name}'; capture it from the model whose weights are scored")
     return initial[name].detach().to(weight.device, weight.dtype)
 
 
-def _gradients(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any], temperature: float):
-    """name -> ∂L/∂θ, summed over batches; zeros where the loss does not reach."""
+def _gradients(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> dict[str, Tensor]:
+    """name -> ∂L/∂θ, summed over batches; zeros where the loss does not depend on the weight."""
     total = None
     for batch in batches:
-        gradients = torch.autograd.grad(
-            loss(batch, temperature), list(weights.values()), allow_unused=True, materialize_grads=True
-        )
+        gradients = torch.autograd.grad(loss(batch), list(weights.values()), allow_unused=True, materialize_grads=True)
         total = gradients if total is None else [old + new for old, new in zip(total, gradients, strict=True)]
     if total is None:
-        raise ValueError("this criterion judges weights by a loss, and there is no batch to take it from")
+        raise ValueError("this criterion scores weights by a loss, and there is no batch to compute it on")
     return dict(zip(weights, total, strict=True))

@@ -1,4 +1,4 @@
-"""Whole rows of the token embeddings: a row is a token, and goes when its weights are worth least."""
+"""Pruning of whole rows of the token embeddings: a row is a token, those of the lowest mean score are pruned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.patterns import prune_neurons
+from hf_lottery.pruning.groups import prune_neurons
 
 
 def token_embeddings(model: nn.Module) -> str:
@@ -17,7 +17,7 @@ def token_embeddings(model: nn.Module) -> str:
     Raises:
         ValueError: the model has no token embeddings of its own that could be trained.
     """
-    # a PEFT model's are its frozen base's
+    # of a PEFT model they belong to the frozen base
     table = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     if not isinstance(table, nn.Embedding):
         raise ValueError(
@@ -34,7 +34,7 @@ def prune_rows(
     rates: Mapping[str, float] | None = None,
     key: Callable[[Tensor], Tensor] | None = None,
 ) -> Mask:
-    """One pruning of the token embeddings alone: n = round(rate · alive rows), those of the lowest mean score.
+    """One pruning of the token embeddings alone: removes n = round(rate · alive rows), of the lowest mean score.
 
     Args:
         scores, alive, rate, rates, key: as for `prune`.

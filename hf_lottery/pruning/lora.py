@@ -1,12 +1,13 @@
-"""LoRA's pairs: what an entry, or a rank, of ΔW = B·A is worth.
+"""LoRA: which A and B are a pair, how their entries and ranks are scored and pruned, and how sparse ΔW = B·A is.
 
 A has the shape (rank, in, …) and B (out, rank, …). At the start B is zero, and what is pruned must not depend on it:
-an all-zero B counts as if it were all ones.
+while all of B is zero, scores are computed as if all of it were one.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -15,49 +16,56 @@ from torch import Tensor
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection.select import prune
 
+# PEFT's names: "….q_proj.lora_A.default.weight", and of an embedding "….lora_embedding_A.default"
+_A_OR_B = re.compile(r"(?P<module>.+)\.lora_(?P<kind>|embedding_)[AB]\.(?P<adapter>[^.]+)(?P<end>|\.weight)")
+_DELTA_ENTRIES = 1 << 26  # of ΔW computed at a time
 
-def lora_pairs(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """What adapter it is -> names of its A and B, by PEFT's names of parameters.
 
-    The key is A's name with `lora_A` written as `lora` ("….q_proj.lora.default.weight").
+def lora_pairs(names: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(module, adapter) -> names of its A and B, of parameter names as PEFT gives them.
+
+    Args:
+        names: parameter names; those of no LoRA, and an A or B without the other, are left out.
+    """
+    names, pairs = set(names), {}
+    for name in sorted(names):
+        match = _A_OR_B.fullmatch(name)
+        if match is not None and names.issuperset(_pair(match)):
+            pairs[match["module"], match["adapter"]] = _pair(match)
+    return pairs
+
+
+def require_lora(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The (A, B) of `lora_pairs`, if every name belongs to a pair.
 
     Raises:
-        ValueError: a name is of no LoRA, or the other of a pair is missing.
+        ValueError: a name is not of a LoRA, or the other one of its pair is missing.
     """
     names = set(names)
-    pairs = {}
-    for name in sorted(names):
-        for a, b in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
-            if f".{a}." in f".{name}.":
-                other, is_a = name.replace(a, b), True
-            elif f".{b}." in f".{name}.":
-                other, is_a = name.replace(b, a), False
-            else:
-                continue
-            if other not in names:
-                raise ValueError(f"'{name}' is half of a LoRA and '{other}' is not there; a pair is judged together")
-            if is_a:
-                pairs[name.replace(a, a[:-2])] = (name, other)
-            break
-        else:
-            raise ValueError(
-                f"'{name}' is not a LoRA's A or B, which lora_product and pattern rank are for; "
-                "leave it out with exclude_modules, or use criterion magnitude and pattern weight"
-            )
+    pairs = list(lora_pairs(names).values())
+    for name in sorted(names.difference(*pairs)):
+        match = _A_OR_B.fullmatch(name)
+        if match is not None:
+            (other,) = set(_pair(match)) - {name}
+            raise ValueError(f"'{name}' is half of a LoRA and '{other}' is not there; a pair is scored together")
+        raise ValueError(
+            f"'{name}' is not a LoRA's A or B, which lora_product and pattern rank are for; "
+            "leave it out with exclude_modules, or use criterion magnitude and pattern weight"
+        )
     return pairs
 
 
 def lora_product(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An entry by its effect on ΔW: |A_ij| · ‖B_:i‖ and |B_ki| · ‖A_i:‖, from the weights alone.
 
-    Zeroing A_ij changes B·A by just that Frobenius norm, and so does zeroing B_ki. While B is zero it
-    counts as all ones: A's entries are worth |A_ij| · √out and B's ‖A_i:‖.
+    Setting A_ij to zero changes B·A by exactly that Frobenius norm, and so does setting B_ki to zero. While B is zero
+    it counts as all ones: A's entries score |A_ij| · √out and B's ‖A_i:‖.
 
     Raises:
-        ValueError: a weight is of no LoRA, or the other of its pair is missing.
+        ValueError: a weight is not of a LoRA, or the other one of its pair is missing.
     """
     scores = {}
-    for a_name, b_name in lora_pairs(weights).values():
+    for a_name, b_name in require_lora(weights):
         a, b = weights[a_name].detach(), weights[b_name].detach()
         a_norms, b_norms = _row_norms(a), _row_norms(b.transpose(0, 1))
         b_size = b.abs()
@@ -69,18 +77,18 @@ def lora_product(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rank_scores(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What each rank of every LoRA is worth: ‖B_:i‖ · ‖A_i:‖, and ‖A_i:‖ while B is zero.
+    """The score of each rank of every LoRA: ‖B_:i‖ · ‖A_i:‖, and ‖A_i:‖ while B is zero.
 
     Returns:
-        name of the pair, as `lora_pairs` has it -> (rank,).
+        name of A -> (rank,).
 
     Raises:
-        ValueError: a weight is of no LoRA, or the other of its pair is missing.
+        ValueError: a weight is not of a LoRA, or the other one of its pair is missing.
     """
     scores = {}
-    for pair, (a_name, b_name) in lora_pairs(weights).items():
+    for a_name, b_name in require_lora(weights):
         a, b = weights[a_name].detach(), weights[b_name].detach()
-        scores[pair] = _row_norms(a) * (_row_norms(b.transpose(0, 1)).to(a.device) if b.any() else 1.0)
+        scores[a_name] = _row_norms(a) * (_row_norms(b.transpose(0, 1)).to(a.device) if b.any() else 1.0)
     return scores
 
 
@@ -91,7 +99,7 @@ def prune_ranks(
     rates: Mapping[str, float] | None = None,
     scope: str = "layer",
 ) -> Mask:
-    """One pruning of whole ranks: row i of A goes together with column i of B.
+    """One pruning of whole ranks: row i of A is pruned together with column i of B.
 
     Args:
         weights: name -> A or B of every LoRA, both of each pair.
@@ -100,35 +108,91 @@ def prune_ranks(
         rates: parameter name -> its own rate; those of a pair are the same.
 
     Raises:
-        ValueError: as `prune` and `lora_pairs`; the two of a pair have different rates.
+        ValueError: as `prune` and `require_lora`; the two of a pair have different rates.
     """
-    pairs, rates = lora_pairs(weights), rates or {}
+    pairs, rates = require_lora(weights), rates or {}
     living, pair_rates = {}, {}
-    for pair, (a, b) in pairs.items():
-        living[pair] = alive[a].flatten(1).any(1) | alive[b].transpose(0, 1).flatten(1).any(1).to(alive[a].device)
+    for a, b in pairs:
+        living[a] = alive[a].flatten(1).any(1) | alive[b].transpose(0, 1).flatten(1).any(1).to(alive[a].device)
         if rates.get(a, rate) != rates.get(b, rate):
-            raise ValueError(f"'{a}' and '{b}' have different pruning rates; a rank goes from both: give them one")
-        pair_rates[pair] = rates.get(a, rate)
+            raise ValueError(f"'{a}' and '{b}' have different pruning rates: a rank is pruned in both, give them one")
+        pair_rates[a] = rates.get(a, rate)
     kept = prune(rank_scores(weights), Mask(living), rate, pair_rates, scope)
     result = {}
-    for pair, (a, b) in pairs.items():
-        result[a] = alive[a] & kept[pair].view(-1, *[1] * (alive[a].dim() - 1))
-        result[b] = alive[b] & kept[pair].to(alive[b].device).view(1, -1, *[1] * (alive[b].dim() - 2))
+    for a, b in pairs:
+        result[a] = alive[a] & kept[a].view(-1, *[1] * (alive[a].dim() - 1))
+        result[b] = alive[b] & kept[a].to(alive[b].device).view(1, -1, *[1] * (alive[b].dim() - 2))
     return Mask({name: result[name] for name in alive})
 
 
-def require_comparable(weights: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError if a LoRA's B is still all zero, so that comparing it with other tensors would wipe it.
+def require_nonzero_b(weights: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if all of a LoRA's B is zero, so that global magnitude pruning would prune all of it.
 
-    Before training B's magnitudes are all ties at 0: by layers that removes exactly its share, over all tensors it
-    would remove B first, whatever it is worth.
+    Before training B's magnitudes are all ties at 0. By layers `prune` removes exactly a share of them; over all
+    tensors together it would remove all of B before anything else.
     """
     for name, weight in weights.items():
         if ".lora_B." in f".{name}." and not weight.any():
             raise ValueError(
-                f"'{name}' is all zeros, as before training, and scope global would prune all of it for that: use "
+                f"'{name}' is all zeros, as before training, and scope global would prune all of it: use "
                 "criterion lora_product, pattern rank or scope layer, or train first"
             )
+
+
+def require_nonzero_scores(scores: Mapping[str, Tensor], criterion: str, scope: str) -> None:
+    """The same for a criterion's scores, which can be all zero for an A too while B is zero."""
+    for name, score in scores.items():
+        if ".lora_" in name and not score.any():
+            raise ValueError(
+                f"criterion {criterion} gives every weight of '{name}' the score 0, so that scope {scope} would prune "
+                "all of it: train first, or use criterion lora_product, or scope layer"
+            )
+
+
+def live_ranks(a: Tensor, b: Tensor) -> Tensor:
+    """Which ranks can still change the output: bool [r], of the masks of A [r, in, …] and B [out, r, …].
+
+    Rank i adds the product of B's column i and A's row i to ΔW: if either is pruned completely it adds nothing.
+    """
+    return a.flatten(1).any(dim=1) & b.flatten(1).any(dim=0)
+
+
+def delta_counts(mask: Mask, parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Module -> (entries of ΔW that can differ from 0, all of them), for every LoRA pair that the mask covers.
+
+    Counted from the mask, not from the weights: entry (i, j) of ΔW = Σ_k B_ik·A_kj is zero for all values of A and B
+    exactly if no k has both kept. It cannot be told from the adapter's own sparsity: at half of A's and B's entries
+    and r = 16, nearly all of ΔW can differ from 0.
+
+    Args:
+        mask: over A, B or both of a pair; what it does not cover counts as kept.
+        parameters: name -> parameter, for the shape of what the mask does not cover.
+    """
+    counts = {}
+    for (module, _), names in lora_pairs(parameters).items():
+        if not any(name in mask for name in names):
+            continue
+        a, b = (  # a convolution's A is [r, in, height, width], its B [out, r, 1, 1]
+            (mask[n].float() if n in mask else torch.ones(parameters[n].shape, device=parameters[n].device)).flatten(1)
+            for n in names
+        )
+        rows = max(1, _DELTA_ENTRIES // a.shape[1])
+        kept = sum(int((part @ a.to(part.device)).count_nonzero()) for part in b.split(rows))
+        counts[module] = (kept, b.shape[0] * a.shape[1])
+    return counts
+
+
+def delta_density(mask: Mask, parameters: Mapping[str, Tensor]) -> dict[str, float]:
+    """`delta_density` of a line of results, over all pairs; empty where the mask covers no LoRA."""
+    counts = delta_counts(mask, parameters).values()
+    total = sum(of for _, of in counts)
+    return {"delta_density": sum(kept for kept, _ in counts) / total} if total else {}
+
+
+def _pair(match: re.Match) -> tuple[str, str]:
+    """(A, B) of the pair that a name belongs to, by its match of `_A_OR_B`."""
+    module, kind, adapter, end = match.group("module", "kind", "adapter", "end")
+    return tuple(f"{module}.lora_{kind}{letter}.{adapter}{end}" for letter in "AB")
 
 
 def _row_norms(matrix: Tensor) -> Tensor:

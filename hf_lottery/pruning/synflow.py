@@ -1,12 +1,15 @@
-"""SynFlow: scores without data, made and pruned in many small steps so that no layer collapses."""
+"""SynFlow: scores that need no labels, computed and pruned in many small steps so that no layer loses all weights."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection.select import prune
@@ -22,7 +25,7 @@ def synaptic_flow(
         inputs: keyword arguments of its forward, one example of ones: {"pixel_values": torch.ones(1, 3, 32, 32)}, or
             {"inputs_embeds": torch.ones(1, length, width)} where inputs are tokens.
         weights: name -> parameter of `model`, those that are scored.
-        alive: the mask under which the network flows; pruned weights score 0.
+        alive: the mask that the network is run under; pruned weights score 0.
 
     Returns:
         name -> float64: products over many layers leave float32's range.
@@ -55,11 +58,11 @@ def synflow(
     scope: str = "global",
     iterations: int = 100,
 ) -> dict[str, Tensor]:
-    """SynFlow's order of removal: `prune(scores, alive, rate, rates, scope)` with these scores gives its final mask.
+    """Scores with which `prune(scores, alive, rate, rates, scope)` gives SynFlow's final mask.
 
-    Prunes in `iterations` steps, each to the density (1 − rate)^(step / iterations), and scores anew under the mask
-    after each. A weight that goes in step s scores s − iterations − 1, below every weight that stays; those keep the
-    synaptic flow of the last step. Needs the model, and no data.
+    Prunes in `iterations` steps, each to the density (1 − rate)^(step / iterations), and computes the flow again under
+    the mask after each. A weight that step s prunes scores s − iterations − 1, below every weight that is kept; those
+    score the synaptic flow of the last step.
 
     Args:
         weights, model, inputs: as of `synaptic_flow`.
@@ -80,10 +83,35 @@ def synflow(
         rates_so_far = {
             name: value if step == iterations else 1 - (1 - value) ** share for name, value in (rates or {}).items()
         }
-        # pruned always from where this began, so that the counts of the last step are those of one pruning
+        # always from the first mask, so that the last step prunes exactly as many as one pruning does
         after = prune(scores, alive, so_far, rates_so_far, scope)
         for name in mask:
             gone = (mask[name] & ~after[name]).to(scores[name].device)
             scores[name].masked_fill_(gone, step - iterations - 1)
         mask = after
     return scores
+
+
+def one_example_of_ones(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """SynFlow's input: ones, shaped as one example of `batch`; for tokens, ones in place of their embeddings."""
+    if "input_ids" in batch:
+        width = model.get_input_embeddings().weight.shape[1]
+        length = batch["input_ids"].shape[1]
+        return {"inputs_embeds": torch.ones(1, length, width, device=batch["input_ids"].device)}
+    return {
+        name: torch.ones_like(value[:1])
+        for name, value in batch.items()
+        if name != "labels" and torch.is_tensor(value) and value.is_floating_point()
+    }
+
+
+def require_inputs_embeds(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError if `model` takes tokens and cannot take embeddings in their place."""
+    if not isinstance(model, PreTrainedModel) or model.main_input_name != "input_ids":
+        return
+    forward = (model.get_base_model() if isinstance(model, PeftModel) else model).forward
+    if "inputs_embeds" not in inspect.signature(forward).parameters:
+        raise ValueError(
+            f"criterion synflow gives a {type(model).__name__} ones in place of embeddings, and its forward takes "
+            "no inputs_embeds: use another criterion"
+        )

@@ -1,4 +1,4 @@
-"""Which weights may be pruned, and which pruning rate each has: module-name patterns, as in PEFT."""
+"""Which weights may be pruned, and the pruning rate of each, by patterns of module names as in PEFT."""
 
 from __future__ import annotations
 
@@ -33,58 +33,84 @@ def prunable(
 ) -> dict[str, nn.Parameter]:
     """The parameters of `model` that a ticket search may prune, by name, tied ones once.
 
-    By default the weights of linear and convolution layers that are trained; never biases, norms or embeddings, nor
-    an output layer whose weight is tied to an embedding. A pattern that names such a module itself, or a parameter by
-    its full name, asks for it.
+    By default the weights of linear and convolution layers that are trained; not biases, norms, embeddings, or an
+    output layer whose weight is tied to an embedding. These are included if target_modules names the module itself,
+    or the parameter by its full name.
 
     Args:
         model: any module; for a PEFT model the adapter's trainable weights are what can be pruned.
         target_modules: a list of names or name endings ("q_proj" matches every module that ends in ".q_proj", and
             what lies inside it), or one regular expression for the whole name. None: no restriction.
         exclude_modules: modules to leave alone, in the same form.
-        prune_embeddings: "rows" adds the token embeddings, whatever target_modules says.
+        prune_embeddings: "rows" adds the token embeddings, also where target_modules does not match them.
 
     Raises:
         ValueError: a pattern matches nothing, or only weights that cannot be pruned (frozen, quantised), or
             nothing is left to prune.
     """
     parameters = dict(model.named_parameters())
-    owner = {name: model.get_submodule(name.rpartition(".")[0]) for name in parameters}
-    for label, patterns in (("target_modules", target_modules), ("exclude_modules", exclude_modules)):
-        require_matches(label, patterns, parameters)
-    table = None if prune_embeddings is None else token_embeddings(model)
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    require_matches("target_modules", target_modules, parameters)
+    require_matches("exclude_modules", exclude_modules, parameters)
+    wanted = _linear_weights(model, parameters)
+    if target_modules is not None:
+        wanted = _targeted(parameters, wanted, target_modules)
+    if prune_embeddings is not None:
+        wanted.add(token_embeddings(model))
+    if exclude_modules is not None:
+        wanted = {name for name in wanted if not _inside(name, exclude_modules)}
+    chosen = {name: p for name, p in parameters.items() if name in wanted and _is_trained(p)}
+    refused = {name: p for name, p in parameters.items() if name in wanted and not _is_trained(p)}
+    _refuse_untrained_targets(target_modules, chosen, refused)
+    if not chosen:
+        why = f"; what matches cannot be trained, such as {_describe(*next(iter(refused.items())))}" if refused else ""
+        raise ValueError(f"no weight of {type(model).__name__} is left to prune{why}. Set target_modules.")
+    return chosen
 
-    chosen, refused = {}, {}
-    for name, parameter in parameters.items():
-        is_linear_weight = isinstance(owner[name], LINEAR_MODULES) and "weight" in name.rpartition(".")[2]
-        wanted = is_linear_weight and id(parameter) not in embeddings and parameter.dim() >= 2
-        # an adapter's mask is over A and B; the modules that PEFT saves whole are trained densely beside them
-        wanted = wanted and ".modules_to_save." not in name
-        if target_modules is not None:
-            wanted = _asked_for(name, target_modules) or (wanted and _inside(name, target_modules))
-        if not (wanted or name == table) or (exclude_modules is not None and _inside(name, exclude_modules)):
-            continue
-        if parameter.requires_grad and parameter.is_floating_point():
-            chosen[name] = parameter
-        else:
-            kind = "frozen" if parameter.is_floating_point() else f"quantised, {parameter.dtype}"
-            refused[name] = f"'{name}' ({kind})"
+
+def _linear_weights(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of the weights of linear and convolution layers that no embedding shares."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {
+        name
+        for name, parameter in parameters.items()
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), LINEAR_MODULES)
+        and "weight" in name.rpartition(".")[2]
+        and parameter.dim() >= 2
+        and id(parameter) not in embeddings
+        # an adapter's mask is over A and B; the modules that PEFT saves whole are trained without a mask
+        and ".modules_to_save." not in name
+    }
+
+
+def _targeted(names: Iterable[str], usual: set[str], patterns: list[str] | str) -> set[str]:
+    """Of all names, those that a pattern asks for, and of the usual ones those inside a module that it matches."""
+    return {name for name in names if _asked_for(name, patterns) or (name in usual and _inside(name, patterns))}
+
+
+def _is_trained(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and parameter.is_floating_point()
+
+
+def _describe(name: str, parameter: nn.Parameter) -> str:
+    """A parameter that is not trained, and why: 'name' (frozen)."""
+    return f"'{name}' ({'frozen' if parameter.is_floating_point() else f'quantised, {parameter.dtype}'})"
+
+
+def _refuse_untrained_targets(
+    target_modules: Patterns, chosen: Mapping[str, nn.Parameter], refused: Mapping[str, nn.Parameter]
+) -> None:
+    """Raise a ValueError for a pattern that matches weights that are not trained, and no other."""
     for pattern, entry in _one_by_one(target_modules):
-        untrained = [what for name, what in refused.items() if _inside(name, entry)]
+        untrained = [_describe(name, parameter) for name, parameter in refused.items() if _inside(name, entry)]
         if untrained and not any(_inside(name, entry) for name in chosen):
             raise ValueError(
                 f"target_modules: '{pattern}' asks for weights that are not trained, such as {untrained[0]}; over a "
                 "frozen base, in 4 bits or not, a mask is on the adapter alone: leave target_modules out for all of it"
             )
-    if not chosen:
-        why = f"; what matches cannot be trained, such as {next(iter(refused.values()))}" if refused else ""
-        raise ValueError(f"no weight of {type(model).__name__} is left to prune{why}. Set target_modules.")
-    return chosen
 
 
 def match_rates(rates: Mapping[str, float], names: Iterable[str], label: str = "pruning_rates") -> dict[str, float]:
-    """Pattern -> rate becomes parameter name -> rate; of several patterns the last one that matches counts.
+    """Pattern -> rate becomes parameter name -> rate; of several patterns that match, the last one is used.
 
     Raises:
         ValueError: a pattern matches none of `names`; the message gives the nearest.
@@ -111,14 +137,14 @@ def require_matches(label: str, patterns: Patterns, names: Iterable[str]) -> Non
 
 
 def _one_by_one(patterns: Patterns) -> list[tuple[str, list[str] | str]]:
-    """(pattern, the patterns with it alone), for messages that name one."""
+    """(pattern, the argument that holds this pattern alone), for messages about one pattern."""
     if patterns is None or isinstance(patterns, str):
         return [] if patterns is None else [(patterns, patterns)]
     return [(pattern, [pattern]) for pattern in patterns]
 
 
 def _paths(name: str) -> list[str]:
-    """A parameter's name and those of the modules that it lies in: a.b.weight -> a, a.b, a.b.weight."""
+    """A parameter's name and those of the modules that contain it: a.b.weight -> a, a.b, a.b.weight."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 

@@ -1,4 +1,4 @@
-"""Checks a recipe's sections: each function gives what is right, and adds what is wrong to the source's problems."""
+"""Checks the sections of a recipe: returns their valid parts, and adds each problem to the Source's problems."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hf_lottery.config import LotteryConfig
-from hf_lottery.recipe.architecture import check_architecture
+from hf_lottery.config import AUTO, LotteryConfig
+from hf_lottery.models.architecture import architecture_problems
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
-from hf_lottery.recipe.sections import Experiment, Hub, ModelSection, read_controls
+from hf_lottery.recipe.sections import Control, Experiment, Hub, ModelSection, read_controls
 from hf_lottery.recipe.settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe.source import Source
 from hf_lottery.recipe.yaml import Keys
@@ -19,11 +19,11 @@ from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TASKS, task_module
 
 SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "experiment", "hub")
-METRICS = "metrics"  # beside the sections, a list
+METRICS = "metrics"  # a list, beside the sections
 
 
 def check_sections(source: Source) -> dict[str, Any]:
-    """Section -> its checked form, as Recipe has it. Only to be used where `source.problems` stays empty."""
+    """Section -> its checked form, for Recipe. It is complete only if `source.problems` stays empty."""
     given = _given(source)
     return {
         "model": _model(source, given["model"]),
@@ -39,12 +39,12 @@ def check_sections(source: Source) -> dict[str, Any]:
 
 
 def typed(section: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Settings that were checked, as their types want them: nested dataclasses built, 6 as 6.0 for a float."""
+    """Checked settings, converted to their types: nested dataclasses are built, and 6 becomes 6.0 for a float."""
     return check_settings(section, given, settings_of(section), _elsewhere)[0]
 
 
 def refusal(section: str, values: dict[str, Any], error: Exception) -> tuple[Keys, str]:
-    """What a class said when it was built, and the place of the first given setting that it names."""
+    """(path, sentence) of an error that a class raised: the path of the first given setting that the error names."""
     text = " ".join(str(error).split())
     key = next((key for key in values if re.search(rf"\b{re.escape(key)}\b", text)), None)
     path = (section,) if key is None else (section, key)
@@ -52,7 +52,7 @@ def refusal(section: str, values: dict[str, Any], error: Exception) -> tuple[Key
 
 
 def _given(source: Source) -> dict[str, dict[str, Any] | None]:
-    """Section -> what is given in it, None for one that is absent or null."""
+    """Section -> its settings as given. None for a section that is absent or null."""
     for key in source.values:
         if key not in (*SECTIONS, METRICS):
             source.add((key,), unknown_key((key,), (*SECTIONS, METRICS), "a recipe", _elsewhere((key,))))
@@ -69,7 +69,7 @@ def _given(source: Source) -> dict[str, dict[str, Any] | None]:
 
 
 def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, Any] | None) -> Any:
-    """A section that is a pydantic model of ours or of a task."""
+    """Check a section that is a pydantic model, of hf_lottery or of a task."""
     if given is None:
         return None
     known = {key: value for key, value in given.items() if key in cls.model_fields}
@@ -86,8 +86,9 @@ def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, An
 
 def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
     model = _own(source, "model", ModelSection, given)
-    for path, sentence in [] if model is None else check_architecture(model):
-        source.add(path, sentence)
+    if model is not None and model.architecture is not None:
+        for below, sentence in architecture_problems(model.architecture, model.config):
+            source.add(("model", *below), sentence)
     return model
 
 
@@ -115,7 +116,7 @@ def _metrics(source: Source) -> list[str] | None:
 
 
 def _settings(source: Source, section: str, given: dict[str, Any] | None) -> dict[str, Any]:
-    """The given settings that are right, as written: so the class takes them, and so they go to recipe.yaml."""
+    """The valid settings of a section, as written in the recipe: not converted, for the class and for recipe.yaml."""
     given = given or {}
     right, problems = check_settings(section, given, settings_of(section), _elsewhere)
     for path, sentence in problems:
@@ -129,7 +130,7 @@ def _optional(source: Source, section: str, given: dict[str, Any] | None) -> dic
 
 def _lottery(source: Source, given: dict[str, Any] | None) -> dict[str, Any]:
     values = _settings(source, "lottery", given)
-    for key, value in values.items():  # a value at a time, so that every one that is out of range is named
+    for key, value in values.items():  # one value at a time, so that every value out of range is reported
         parts = [{name: rate} for name, rate in value.items()] if isinstance(value, dict) else [value]
         for part in parts:
             try:
@@ -137,29 +138,42 @@ def _lottery(source: Source, given: dict[str, Any] | None) -> dict[str, Any]:
             except ValueError as error:
                 below = tuple(part) if isinstance(part, dict) else ()
                 source.add(("lottery", key, *below), f"lottery.{error}")
+    if values.get("rewind_step") == AUTO and not values.get("rewind_steps"):
+        sentence = (
+            "lottery.rewind_step is auto; say in lottery.rewind_steps which steps to try, such as [0, 500, 1000]"
+        )
+        source.add(("lottery", "rewind_step"), sentence)
     return values
 
 
 def _experiment(source: Source, given: dict[str, Any] | None, lottery: dict[str, Any] | None) -> Experiment | None:
     given = dict(given or {})
     controls, problems = read_controls(given.pop("controls", None) or [])
-    for below, sentence in problems:
-        source.add(("experiment", "controls", *below), sentence)
     last = (lottery or {}).get("num_rounds", LotteryConfig.num_rounds)
-    for control in controls:
-        late = [number for number in control.rounds or [] if isinstance(last, int) and 0 <= last < number]
-        if late:
-            source.add(
-                ("experiment", "controls", control.name, "rounds"),
-                f"experiment.controls.{control.name}.rounds has {late[0]}; "
-                f"the last round is {last} (lottery.num_rounds)",
-            )
+    for below, sentence in problems + _late_rounds(controls, last):
+        source.add(("experiment", "controls", *below), sentence)
     experiment = _own(source, "experiment", Experiment, given)
     return experiment and experiment.model_copy(update={"controls": controls})
 
 
+def _late_rounds(controls: list[Control], last: Any) -> list[tuple[Keys, str]]:
+    """A problem for each control with a round after the last. `last` is as given, so it may have a wrong type."""
+    late = {
+        control.name: [r for r in control.rounds or [] if isinstance(last, int) and r > last >= 0]
+        for control in controls
+    }
+    return [
+        (
+            (name, "rounds"),
+            f"experiment.controls.{name}.rounds has {rounds[0]}; the last round is {last} (lottery.num_rounds)",
+        )
+        for name, rounds in late.items()
+        if rounds
+    ]
+
+
 def _elsewhere(path: Keys) -> list[str]:
-    """The sections other than its own that have a key of this name."""
+    """The other sections that have a key of this name."""
     names = {section: settings_of(section) for section in OWNERS}
     names |= {"model": ModelSection.model_fields, "experiment": Experiment.model_fields, "hub": Hub.model_fields}
     return [section for section in SECTIONS if path[-1] in names.get(section, ()) and section != path[0]]

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, all at once: each problem with its line, its key, its value and what is allowed."""
+"""All problems of a recipe at once: each with its line, its key, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from hf_lottery.recipe.yaml import Keys
 from hf_lottery.suggest import did_you_mean, in_brackets
 
-# What pydantic calls a failed type -> what the value must be. Bounds and choices are said by `_allowed` below.
+# pydantic's name of a type error -> what the value must be. `_allowed` below adds bounds and choices.
 _KINDS = {
     "bool": "true or false",
     "int": "a whole number",
@@ -38,11 +38,11 @@ _NOT_YAML_BOOLEANS = ("yes", "no", "on", "off", "y", "n", "1", "0")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Args:
         place: `recipes/x.yaml:12`, or `override 'a.b=c'`.
-        line: for the order: the file's problems by line, then the overrides'.
+        line: sorts the problems: first those of the file by line, then those of the overrides.
         message: one sentence that names the dotted key.
     """
 
@@ -55,7 +55,7 @@ class Problem:
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be run. `problems` lists everything that is wrong with it; str() is a line for each."""
+    """A recipe with problems. `problems` lists all of them; str() has one line for each."""
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
@@ -63,19 +63,19 @@ class RecipeError(ValueError):
 
 
 def shown(value: Any) -> str:
-    """A value as an error names it: as Python writes it, cut short."""
+    """A value for an error message: its repr, cut at 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterable[str] = ()) -> str:
-    """The sentence for a key that is not there, with the nearest that is, or the section that does have it.
+    """The sentence for an unknown key, with the nearest known key, or the section that has a key of this name.
 
     Args:
         path: of the key, as written.
-        known: the keys that are allowed in its place.
-        owner: what they are settings of, such as TrainingArguments.
-        elsewhere: sections that have a key of just this name.
+        known: the keys that are allowed here.
+        owner: the class or section they are settings of, such as TrainingArguments.
+        elsewhere: sections that have a key of exactly this name.
     """
     known, key = list(known), path[-1]
     close = did_you_mean(key, known)
@@ -86,18 +86,18 @@ def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterabl
     elif len(known) <= 12:
         hint = f"it takes {', '.join(known)}"
     else:
-        hint = f"see {owner}'s documentation for what there is"
+        hint = f"see {owner}'s documentation for its settings"
     return f"{'.'.join(path)} is not a {'setting' if path[1:] else 'section'} of {owner}; {hint}"
 
 
 def sentences(error: ValidationError, value: Any, section: Keys, owner: str) -> list[tuple[Keys, str]]:
-    """pydantic's errors as (path, sentence), one a value: what a union's members say is put together.
+    """pydantic's errors as (path, sentence). The errors for the members of a union become one sentence.
 
     Args:
-        error: from validating `value`.
+        error: raised when `value` was validated.
         value: plain lists, dicts and scalars.
-        section: the path that `value` stands at.
-        owner: what the keys are settings of.
+        section: the path of `value` in the recipe.
+        owner: the class or section that the keys are settings of.
     """
     grouped: dict[Keys, list[dict]] = {}
     for entry in error.errors(include_url=False):
@@ -109,7 +109,7 @@ def sentences(error: ValidationError, value: Any, section: Keys, owner: str) -> 
 
 
 def _real_path(loc: tuple, value: Any, kind: str) -> Keys:
-    """The part of pydantic's `loc` that names places in the value: the rest are a union's members."""
+    """The part of pydantic's `loc` that are keys and indices of the value. The rest are names of a union's members."""
     path: Keys = ()
     for index, part in enumerate(loc):
         if kind == "missing" and index == len(loc) - 1:

@@ -1,4 +1,4 @@
-"""A recipe file -> a Recipe: its sections checked, every error at once; from there the objects they describe."""
+"""Recipe: a recipe file that was read and checked, and the objects that its sections describe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
-from hf_lottery.config import AUTO, LotteryConfig
+from hf_lottery.config import LotteryConfig
 from hf_lottery.recipe.check import check_sections, refusal, typed
 from hf_lottery.recipe.errors import RecipeError
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import BitsAndBytesConfig, TrainingArguments
 
-# What may change between two runs into the same output folder: it shows or stores results, and alters none.
+# What may change between two runs into the same output folder: these settings show or store results, but do not
+# change them.
 EXEMPT = (
     r"training\.(output_dir|disable_tqdm|report_to|run_name|project|trackio_\w+|log_level\w*|log_on_each_node)"
     r"|training\.(logging_(strategy|steps|first_step)|push_to_hub|hub_\w+|save_total_limit)"
@@ -39,10 +40,10 @@ class Recipe(BaseModel):
         name: a bundled recipe's name, or the file's name without `.yaml`.
         description: the file's first comment line.
         model, experiment, hub: the sections; hub is None where the recipe has none.
-        metrics: names of what is measured beside the task's own metric; None if not wanted.
+        metrics: names of metrics that are measured beside the task's own. None: none.
         data: the section, as the task's own `Data`.
-        training, lottery, peft, quantization: what the recipe gives of TrainingArguments, LotteryConfig, LoraConfig
-            and BitsAndBytesConfig; `training` always has output_dir; peft and quantization are None if not wanted.
+        training, lottery, peft, quantization: the given arguments of TrainingArguments, LotteryConfig, LoraConfig and
+            BitsAndBytesConfig. `training` always has output_dir; peft and quantization are None where absent.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
@@ -62,10 +63,10 @@ class Recipe(BaseModel):
     _words: list[str] = PrivateAttr()
 
     def training_arguments(self, **changes: Any) -> TrainingArguments:
-        """TrainingArguments of the section `training`, with `changes` over them.
+        """TrainingArguments of the section `training`; `changes` override its settings.
 
         Raises:
-            RecipeError: TrainingArguments refuses them, or this machine cannot do what they ask for.
+            RecipeError: TrainingArguments refuses a value, or this machine does not support it (such as bf16).
         """
         from transformers import TrainingArguments
 
@@ -92,7 +93,7 @@ class Recipe(BaseModel):
         return self._build(BitsAndBytesConfig, "quantization", typed("quantization", self.quantization))
 
     def resolved(self) -> dict[str, Any]:
-        """The sections as plain values: what was given, and our defaults where nothing was."""
+        """The sections as plain values: as given, and with our defaults for what is not given."""
         controls = {
             control.name: control.model_dump(exclude={"name"}, exclude_none=True)
             for control in self.experiment.controls
@@ -111,13 +112,13 @@ class Recipe(BaseModel):
         return {name: values for name, values in sections.items() if values is not None}
 
     def to_yaml(self) -> str:
-        """`resolved()` as a recipe file, for the output folder and the ticket; without the tokens of accounts."""
+        """`resolved()` as the text of a recipe file, for the output folder and the ticket, without access tokens."""
         first = f"# {self.description}\n\n" if self.description else ""
         values = write_yaml(without_tokens(self.resolved()))
         return f"{first}{values}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
 
     def command(self) -> str:
-        """The command that runs it, with the name and the overrides that it was loaded by."""
+        """The command that runs this recipe, with the name and the overrides it was loaded with."""
         return shlex.join(["hf-lottery", "run", *self._words])
 
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
@@ -135,38 +136,32 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: `section.key=value` each, checked like the file.
 
     Raises:
-        RecipeError: something is wrong with it; everything that is, is listed.
+        RecipeError: the recipe has problems; all of them are listed.
         FileNotFoundError: there is no such recipe.
     """
     path = find_recipe(path_or_name)
     source = read_source(path, list(overrides))
-    if source.problems and not source.values:  # not YAML: nothing else can be said
+    if source.problems and not source.values:  # not YAML: there is nothing to check
         raise RecipeError(source.problems)
     name, sections = recipe_name(path), check_sections(source)
-    lottery = sections["lottery"]
-    if lottery.get("rewind_step") == AUTO and not lottery.get("rewind_steps"):
-        sentence = (
-            "lottery.rewind_step is auto; say in lottery.rewind_steps which steps to try, such as [0, 500, 1000]"
-        )
-        source.add(("lottery", "rewind_step"), sentence)
     if source.problems:
         raise RecipeError(source.problems)
     if sections["training"].get("output_dir") is None:
         sections["training"]["output_dir"] = f"outputs/{name}"
-    if isinstance(sections["training"]["output_dir"], str):  # TrainingArguments does so too, and both must agree
+    if isinstance(sections["training"]["output_dir"], str):  # as TrainingArguments does
         sections["training"]["output_dir"] = os.path.expanduser(sections["training"]["output_dir"])
     recipe = Recipe(name=name, description=description(path), **sections)
     recipe._source = source
     recipe._words = [path_or_name, *overrides]
-    recipe.lora_config()  # these two are quick to build; TrainingArguments looks at the machine, and waits for `check`
+    recipe.lora_config()  # quick to build; TrainingArguments depends on the machine, and is built later
     recipe.quantization_config()
     return recipe
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Where two recipes would give other results: dotted key -> (old value, new value), None where not given.
+    """The settings that differ between two recipes: dotted key -> (old value, new value), None where not given.
 
-    Keys that only show or store results (EXEMPT: output_dir, report_to, logging, hub, …) are left out.
+    Settings that only show or store results (EXEMPT: output_dir, report_to, logging, hub, …) are left out.
     """
     from transformers import TrainingArguments
 
@@ -190,7 +185,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def without_tokens(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without what TrainingArguments takes as secrets: it is written down, and published."""
+    """A resolved recipe without the access tokens of TrainingArguments, because it is saved and published."""
     training = {
         key: value for key, value in values["training"].items() if key not in ("hub_token", "push_to_hub_token")
     }

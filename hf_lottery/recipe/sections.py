@@ -7,30 +7,21 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hf_lottery.layout import CONTROLS
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
 from hf_lottery.recipe.yaml import Keys
-
-ControlName = Literal[
-    "dense",
-    "random_reinit",
-    "random_mask",
-    "no_rewinding",
-    "learning_rate_rewinding",
-    "one_shot",
-    "shuffled_weights",
-    "signed_reinit",
-]
+from hf_lottery.suggest import in_brackets
 
 
 class Section(BaseModel):
-    """A section: unknown keys are errors, types are not bent."""
+    """A section. Unknown keys are errors, and values are not converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
-# arguments of from_pretrained that are no part of a model's config: they name code, places and devices, and a recipe
-# may come out of a stranger's ticket
-_OF_THE_LOADER = {
+# Arguments of from_pretrained that do not belong to a model's config: they name code, files and devices. A recipe may
+# come from a ticket of an unknown author.
+_LOADER_ARGUMENTS = {
     *("trust_remote_code", "code_revision", "auto_map", "custom_generate", "kernel_config", "use_kernels"),
     *("token", "use_auth_token", "revision", "subfolder", "variant", "gguf_file", "cache_dir", "local_files_only"),
     *("force_download", "proxies", "use_safetensors", "weights_only", "state_dict", "config", "key_mapping"),
@@ -44,12 +35,12 @@ class ModelSection(Section):
     """What is trained: pretrained weights (`name_or_path`), or random ones (`architecture`).
 
     Args:
-        name_or_path: a Hub id or a folder, for AutoModelFor….from_pretrained.
+        name_or_path: a Hub id, a folder, or `package:NAME/FOLDER`, for from_pretrained of the task's Auto class.
         revision: branch, tag or commit on the Hub.
         dtype: of the weights.
-        gguf_file: the file to read in a folder of GGUF files.
-        device_map: `auto` spreads a large model over the devices that one process has.
-        architecture: a transformers model_type, ours (lenet, conv-net, …) included.
+        gguf_file: name of the file, where name_or_path holds GGUF files.
+        device_map: `auto` spreads a large model over all devices of one process.
+        architecture: a model type of transformers, including ours (lenet, conv-net, …).
         config: arguments of the model's config.
     """
 
@@ -68,31 +59,44 @@ class ModelSection(Section):
                 "model takes either name_or_path (pretrained weights) or architecture (random ones), "
                 + ("not both" if self.architecture else "and has neither")
             )
+        for key in ("revision", "gguf_file"):
+            if self.architecture is not None and getattr(self, key) is not None:
+                raise ValueError(f"model.{key} needs name_or_path; an architecture has no files to choose from")
+        return self
+
+    @model_validator(mode="after")
+    def _only_config_arguments(self) -> ModelSection:
         for key, value in self.config.items():
-            if key in _OF_THE_LOADER or key.startswith("_"):
+            if key in _LOADER_ARGUMENTS or key.startswith("_"):
                 raise ValueError(f"model.config.{key} is no argument of a model's config, and is not passed on")
             if key == "attn_implementation" and not str(value).replace("_", "").isalnum():
                 raise ValueError(
                     f"model.config.{key} is {value!r}; it must be a name such as sdpa, eager or flash_attention_2"
                 )
-        for key in ("revision", "gguf_file"):
-            if self.architecture is not None and getattr(self, key) is not None:
-                raise ValueError(f"model.{key} goes with name_or_path; an architecture has no files to choose from")
         return self
 
 
 class Control(Section):
-    """One comparison.
+    """One control: networks that the tickets are compared with.
 
     Args:
-        name: which.
-        rounds: the rounds it is run at; None is every round from 1.
-        per_ticket: how many samples of it at each round.
+        name: one of CONTROLS.
+        rounds: the rounds at which it is trained. None: every round from 1.
+        per_ticket: number of samples at each of these rounds.
     """
 
-    name: ControlName
+    name: str
     rounds: list[int] | None = None
     per_ticket: int = Field(default=1, ge=1)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name == "dense":
+            raise ValueError("the dense network is round 0 of the ticket, and is always trained: leave it out")
+        if name not in CONTROLS:
+            raise ValueError(f"it must be one of {', '.join(CONTROLS)}{in_brackets(name, CONTROLS)}")
+        return name
 
     @field_validator("rounds")
     @classmethod
@@ -105,11 +109,11 @@ class Control(Section):
 
 
 class Experiment(Section):
-    """How often, and against what.
+    """How often the search is repeated, and with which controls.
 
     Args:
-        replicates: the whole experiment under that many seeds: training.seed, training.seed + 1, …
-        controls: in a recipe a list of names, or name -> {rounds, per_ticket}.
+        replicates: number of repetitions. They use the seeds training.seed, training.seed + 1, …
+        controls: in a recipe a list of names, or a mapping from name to {rounds, per_ticket}.
     """
 
     replicates: int = Field(default=1, ge=1)
@@ -120,10 +124,10 @@ class Hub(Section):
     """What `hf-lottery push` publishes, and where.
 
     Args:
-        repo_id: such as you/lenet-300-100-ticket.
-        private: whether the repository is.
-        commit_message: of the upload.
-        include_model: whether the trained weights go along.
+        repo_id: the repository, such as you/lenet-300-100-ticket.
+        private: whether the repository is private.
+        commit_message: message of the upload.
+        include_model: whether the trained weights are uploaded too.
         compress: whether the files are compressed.
     """
 
@@ -135,38 +139,43 @@ class Hub(Section):
 
 
 def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
-    """Controls as a recipe writes them, a list of names or name -> {rounds, per_ticket}, as a list of Control.
+    """Read `experiment.controls`, which is a list of names, or a mapping from name to {rounds, per_ticket}.
 
     Returns:
-        The controls that are right, and (path below `experiment.controls`, sentence) for each that is not.
+        The controls without a problem, and (path below `experiment.controls`, sentence) for each problem.
     """
     if isinstance(given, list):
         written = [((str(index),), name, {}) for index, name in enumerate(given)]
     elif isinstance(given, dict):
-        written = [((name,), name, {} if body is None else body) for name, body in given.items()]
+        written = [((name,), name, {} if options is None else options) for name, options in given.items()]
     else:
-        sentence = "must be a list of names, or a mapping from name to {rounds: [1, 4], per_ticket: 3}"
-        return [], [((), f"experiment.controls is {shown(given)}; it {sentence}")]
+        sentence = "it must be a list of names, or a mapping from name to {rounds: [1, 4], per_ticket: 3}"
+        return [], [((), f"experiment.controls is {shown(given)}; {sentence}")]
     controls, problems = [], []
-    for path, name, body in written:
-        here = ("experiment", "controls", *path)
+    for path, name, options in written:
         if name in [control.name for control in controls]:
             problems.append((path, f"experiment.controls has {name!r} twice; for more samples write per_ticket"))
             continue
-        if not isinstance(body, dict):
-            problems.append((path, f"{'.'.join(here)} is {shown(body)}; it takes {{rounds: [1, 4], per_ticket: 3}}"))
-            continue
-        for key in set(body) - {"rounds", "per_ticket"}:
-            sentence = unknown_key((*here, key), ["rounds", "per_ticket"], "a control")
-            problems.append(((*path, key), sentence))
-        values = {"name": name, **{key: body[key] for key in ("rounds", "per_ticket") if key in body}}
-        try:
-            controls.append(Control.model_validate_json(json.dumps(values), strict=True))
-        except ValidationError as error:
-            # a control's name stands as the key, or as the list's item
-            wrong_name = f"{'.'.join(here)}.name is"
-            problems += [
-                (full[2:], sentence.replace(wrong_name, "experiment.controls has"))
-                for full, sentence in sentences(error, values, here, "a control")
-            ]
+        control, wrong = _read_control(path, name, options)
+        controls += [] if control is None else [control]
+        problems += wrong
     return controls, problems
+
+
+def _read_control(path: Keys, name: Any, options: Any) -> tuple[Control | None, list[tuple[Keys, str]]]:
+    """One control and its problems, as in `read_controls`."""
+    here, known = ("experiment", "controls", *path), ("rounds", "per_ticket")
+    if not isinstance(options, dict):
+        return None, [(path, f"{'.'.join(here)} is {shown(options)}; it takes {{rounds: [1, 4], per_ticket: 3}}")]
+    problems = [((*path, key), unknown_key((*here, key), known, "a control")) for key in options if key not in known]
+    values = {"name": name, **{key: options[key] for key in known if key in options}}
+    try:
+        return Control.model_validate_json(json.dumps(values), strict=True), problems
+    except ValidationError as error:
+        # the name has no key of its own in the file: it is a key of the mapping, or an item of the list
+        wrong_name = f"{'.'.join(here)}.name is"
+        problems += [
+            (full[2:], sentence.replace(wrong_name, "experiment.controls has"))
+            for full, sentence in sentences(error, values, here, "a control")
+        ]
+        return None, problems

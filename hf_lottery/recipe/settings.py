@@ -1,8 +1,8 @@
-"""Sections whose keys are another class's arguments: which there are, and of what type.
+"""The sections whose keys are the arguments of another class: their names and types.
 
 `training` is TrainingArguments, `lottery` LotteryConfig, `peft` LoraConfig, `quantization` BitsAndBytesConfig. Names
-and types are read off those classes, so that a new release's settings are there at once. transformers' own parser
-checks no types; here 2.5 for a whole number and "no" for a boolean are errors.
+and types are read from those classes, so the settings of a new release work at once. Types are checked, which
+transformers' own parser does not do: 2.5 for a whole number and "no" for a boolean are errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hf_lottery.recipe.errors import sentences, unknown_key
 from hf_lottery.recipe.yaml import Keys
 
 DTYPES = Literal["float32", "bfloat16", "float16"]
-# TrainingArguments takes any number here, and training then fails, or goes uphill, minutes later
+# Smallest value allowed. TrainingArguments accepts any number here, and training then fails or diverges later.
 _LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -44,7 +44,7 @@ OWNERS = {
 
 @cache
 def settings_of(section: str) -> dict[str, Any]:
-    """The settings of a section: name -> type. Imports the class they belong to, and with it torch."""
+    """The settings of a section: name -> type. Imports their class, and with it torch."""
     if section == "training":
         from transformers import TrainingArguments
 
@@ -56,7 +56,7 @@ def settings_of(section: str) -> dict[str, Any]:
         from peft import LoraConfig
 
         settings = _dataclass_settings(LoraConfig)
-        # LoraConfig's own list of values has 'pissa_niter_[number of iters]' where a number must be written
+        # LoraConfig's own list of values has the literal 'pissa_niter_[number of iters]'; a number is meant
         settings["init_lora_weights"] |= Annotated[str, StringConstraints(pattern=r"^pissa_niter_\d+$")]
         return settings
     return _quantization_settings()
@@ -70,12 +70,12 @@ def check_settings(
     Args:
         section: such as `training`.
         given: as read from the recipe.
-        settings: name -> type, of `settings_of`.
-        elsewhere: path of an unknown key -> the other sections that have one of its name.
+        settings: name -> type, from `settings_of`.
+        elsewhere: path of an unknown key -> the other sections that have a key of this name.
 
     Returns:
-        The values that are right, as their types want them (nested dataclasses built, 6 as 6.0 where a float is
-        wanted), and (path, sentence) for each that is not.
+        The valid values, converted to their types (nested dataclasses are built, and 6 becomes 6.0 for a float), and
+        (path, sentence) for each problem.
     """
     values, problems = {}, []
     for key, value in given.items():
@@ -104,7 +104,7 @@ def _dataclass_settings(cls: type) -> dict[str, Any]:
 
 
 def _narrowed(hint: Any) -> Any:
-    """`SaveStrategy | str` takes the enum's values only: any other text fails when TrainingArguments is built."""
+    """`SaveStrategy | str` without `str`: TrainingArguments accepts the values of the enum only."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
     members = get_args(hint)
@@ -122,7 +122,7 @@ def _quantization_settings() -> dict[str, Any]:
         for name, parameter in parameters.items()
         if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
-    # their defaults do not tell what these take
+    # for these the type of the default is not the type of the setting
     settings["llm_int8_skip_modules"] = list[str] | None
     settings["bnb_4bit_compute_dtype"] = DTYPES | None
     settings["bnb_4bit_quant_storage"] = Literal["uint8", "int8", "float32", "bfloat16", "float16", "float64"] | None
@@ -131,7 +131,7 @@ def _quantization_settings() -> dict[str, Any]:
 
 
 def _unknown_in_dataclass(path: Keys, hint: Any, value: Any) -> list[tuple[Keys, str]]:
-    """Unknown keys of a nested config such as peft's EvaConfig, which would go unnoticed."""
+    """Unknown keys of a nested config such as peft's EvaConfig, which pydantic does not report."""
     for cls in (hint, *get_args(hint)):
         if is_dataclass(cls) and isinstance(value, dict):
             known = [field.name for field in fields(cls)]

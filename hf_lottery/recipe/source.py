@@ -1,4 +1,4 @@
-"""A recipe file with its overrides, before it is checked: plain values, and the place that each of them comes from."""
+"""A recipe file with its overrides, before it is checked: plain values, and where each of them is written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hf_lottery.recipe.yaml import Keys, read_yaml
 
 @dataclass
 class Source:
-    """What is written where.
+    """The values of a recipe, where each is written, and the problems found so far.
 
     Attributes:
         values: section -> its values.
-        places: path of keys -> (place to name in an error, its line for the order).
-        problems: what is wrong so far.
+        places: path of keys -> (place for an error message, line number to sort by).
+        problems: found so far.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -25,11 +25,11 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, path: Keys, sentence: str) -> None:
-        """Add a problem with the value at `path`, or with the nearest above it that is written down."""
+        """Add a problem with the value at `path`. Its place is that of `path`, or of the nearest key above it."""
         self.problems.append(self.problem(path, sentence))
 
     def problem(self, path: Keys, sentence: str) -> Problem:
-        """The same, without adding it."""
+        """The problem that `add` adds."""
         while path not in self.places:
             path = path[:-1]
         place, line = self.places[path]
@@ -37,19 +37,19 @@ class Source:
 
 
 def read_source(path: Path, overrides: list[str]) -> Source:
-    """Read a recipe file and put the overrides over it.
+    """Read a recipe file and apply the overrides.
 
     Args:
         path: of the file.
-        overrides: `a.b=c` each; c is read as YAML. A later one wins.
+        overrides: each `a.b=c`, where c is read as YAML. If two set the same key, the later one is used.
 
     Returns:
-        The values, with what is not YAML among `problems`.
+        The values. Text that is not YAML is in `problems`.
     """
     name = _short(path)
     source = Source(places={(): (f"{name}:1", 1)})
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the text
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors write a byte order mark first
     except UnicodeDecodeError as error:
         source.add((), f"is not text in UTF-8 (byte {error.start} is not); save it as UTF-8")
         return source
@@ -97,6 +97,6 @@ def _override(source: Source, override: str, number: int) -> None:
 
 
 def _short(path: Path) -> str:
-    """Relative to the working directory where it lies below, as one would type it."""
+    """The path relative to the working directory, if the file is inside of it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

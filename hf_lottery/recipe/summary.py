@@ -1,53 +1,44 @@
-"""What a recipe would do, in a few lines, without reading data or building a model."""
+"""What a recipe would do, in a few lines. No data are read and no model is built."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from hf_lottery.config import LotteryConfig
 from hf_lottery.layout import planned_networks
 from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.recipe.sections import Control
 
 
 def summary(recipe: Recipe) -> str:
-    """Model, data, training, rounds with their planned densities, comparisons and the number of networks.
+    """Model, data, training, rounds with their planned densities, controls and the number of networks.
 
     Raises:
         RecipeError: TrainingArguments refuses the section `training`.
-        FileNotFoundError: the data are not where `data.path` says.
+        FileNotFoundError: `data.path` is not there.
     """
     path = recipe.data.path
     if path is not None and not Path(path).exists():
         raise FileNotFoundError(
             f"data.path is '{path}', and there is no such file or folder; give it by data.path=FOLDER"
         )
-    lottery = recipe.lottery_config()
-    arguments = recipe.training_arguments()
-    densities = [f"{100 * (1 - lottery.pruning_rate) ** r:.3g}%" for r in range(lottery.num_rounds + 1)]
-    if len(densities) > 6:
-        densities = [*densities[:4], "…", densities[-1]]
-    controls = [
-        control.name
-        + (f" x {control.per_ticket}" if control.per_ticket > 1 else "")
-        + (f" at rounds {', '.join(map(str, control.rounds))}" if control.rounds is not None else "")
-        for control in recipe.experiment.controls
-    ]
+    lottery, arguments = recipe.lottery_config(), recipe.training_arguments()
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
-    own_rates = "".join(f", {rate:g} a round for {pattern}" for pattern, rate in lottery.pruning_rates.items())
     networks = planned_networks(lottery.num_rounds, recipe.experiment.replicates, recipe.experiment.controls)
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
         "data": f"{recipe.data.task}: {path or recipe.data.name}",
-        **({"metrics": ", ".join(recipe.metrics)} if recipe.metrics else {}),
+        "metrics": ", ".join(recipe.metrics or []),
         "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
         f"{arguments.optim.value} at {arguments.learning_rate:g}",
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
-        "densities": f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}",
-        "controls": "; ".join(controls) or "none",
+        "densities": _densities(lottery),
+        "controls": "; ".join(map(_control, recipe.experiment.controls)) or "none",
         "networks": f"{len(networks)} to train, over {recipe.experiment.replicates} replicate(s)",
         "output": recipe.training["output_dir"],
     }
-    return "\n".join(f"{name:<10} {text}" for name, text in rows.items())
+    return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
 
 
 def _model(recipe: Recipe) -> str:
@@ -58,3 +49,17 @@ def _model(recipe: Recipe) -> str:
     if recipe.peft is not None:
         parts.append("with LoRA")
     return ", ".join(parts)
+
+
+def _densities(lottery: LotteryConfig) -> str:
+    densities = [f"{100 * (1 - lottery.pruning_rate) ** r:.3g}%" for r in range(lottery.num_rounds + 1)]
+    if len(densities) > 6:
+        densities = [*densities[:4], "…", densities[-1]]
+    own_rates = "".join(f", {rate:g} a round for {pattern}" for pattern, rate in lottery.pruning_rates.items())
+    return f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}"
+
+
+def _control(control: Control) -> str:
+    samples = f" x {control.per_ticket}" if control.per_ticket > 1 else ""
+    rounds = "" if control.rounds is None else f" at rounds {', '.join(map(str, control.rounds))}"
+    return f"{control.name}{samples}{rounds}"

@@ -1,7 +1,7 @@
-"""YAML as a recipe is written: plain values, and for each of them the line it stands on.
+"""Reads and writes the YAML of recipes: plain values, and the line number of each.
 
-Read by the rules of YAML 1.2's core schema, not by PyYAML's 1.1 ones: `1e-3` is a number, `no` and `off` are text
-(`save_strategy: no` works), and `2:4` is text, not 124 in base sixty. A key that stands twice is an error.
+The rules are those of YAML 1.2's core schema, not of YAML 1.1 as in PyYAML: `1e-3` is a number, `no` and `off` are
+text (so `save_strategy: no` works), and `2:4` is text, not 124 (base sixty). A duplicate key is an error.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(
-                problem="an alias (*name) is not read here; quote the text or write the value out",
+                problem="an alias (*name) is not allowed in a recipe; quote the text, or repeat the value",
                 problem_mark=self.peek_event().start_mark,
             )
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that either YAML 1.1 or 1.2 would read as something else, so that any reader gets it back."""
+    """Quotes text that YAML 1.1 or 1.2 would read as another type, so that every reader gets the text back."""
 
 
 for _tag, _regexp, _first in _RESOLVERS:
@@ -50,12 +50,12 @@ for _tag, _regexp, _first in _RESOLVERS:
 
 @dataclass
 class Located:
-    """A YAML document's values and where they stand.
+    """The values of a YAML document and their line numbers.
 
     Attributes:
         value: dicts (with text keys), lists, text, numbers, booleans and None.
-        lines: path of keys (a list's items by index, as text) -> line, counted from 1.
-        problems: (line, path, sentence) of what cannot be read: a key that stands twice, an unknown tag.
+        lines: path of keys (the index of a list's item as text) -> line number, from 1.
+        problems: (line, path, sentence) for what cannot be read, such as a duplicate key or an unknown tag.
     """
 
     value: Any = None
@@ -67,10 +67,10 @@ def read_yaml(text: str) -> Located:
     """Read one YAML document.
 
     Args:
-        text: the document. An empty one is None.
+        text: the document. The value of an empty one is None.
 
     Returns:
-        The values, lines and problems. After a syntax error there is one problem and no value.
+        The values, lines and problems. After a syntax error: one problem, and no value.
     """
     located = Located()
     try:
@@ -89,7 +89,7 @@ def read_yaml(text: str) -> Located:
 
 
 def write_yaml(value: Any) -> str:
-    """Plain values as YAML that `read_yaml` gives back equal, keys in their given order."""
+    """Plain values as YAML text, keys in their given order. `read_yaml` of it returns equal values."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=119)
 
 
@@ -103,7 +103,7 @@ def _value(node: yaml.Node, path: Keys, located: Located) -> Any:
         return _scalar(node)
     except ValueError:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        sentence = f"is {node.value!r} ({kind}), which no setting takes; write a number, true, false, null or text"
+        sentence = f"is {node.value!r} ({kind}), which no setting accepts; write a number, true, false, null or text"
         located.problems.append((node.start_mark.line + 1, path, sentence))
         return None
 
@@ -119,7 +119,7 @@ def _mapping(node: yaml.MappingNode, path: Keys, located: Located) -> dict[str, 
         here = (*path, key)
         if key in result:
             located.problems.append(
-                (line, here, f"stands twice, on lines {located.lines[here]} and {line}; remove one of them")
+                (line, here, f"is there twice, on lines {located.lines[here]} and {line}; remove one of them")
             )
             continue
         located.lines[here] = line

@@ -17,16 +17,17 @@ from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.launch import require_same_data
 from hf_lottery.runner.network import build_network
 from hf_lottery.runner.progress import NetworkProgress, StepCallback
+from hf_lottery.task_records import TASKS
 from hf_lottery.tasks import TaskData, task_module
 from hf_lottery.training.trainer import LotteryTrainer
-from hf_lottery.training.unsupported import refuse_a_rate_of_zero
+from hf_lottery.training.unsupported import refuse_schedule_ending_at_zero
 
 
 def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None = None) -> Experiment:
     """The recipe's experiment; data are read once, at the first network that is trained."""
     config, arguments = recipe.lottery_config(), recipe.training_arguments()
     if any(control.name == "no_rewinding" for control in recipe.experiment.controls):
-        refuse_a_rate_of_zero(arguments)
+        refuse_schedule_ending_at_zero(arguments)
 
     @functools.cache
     def data() -> TaskData:
@@ -54,7 +55,7 @@ def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None
 
 def load_data(recipe: Recipe) -> TaskData:
     """The recipe's data, read by its task, with its metrics; a language model that does not fit is refused first."""
-    if recipe.data.task == "causal_lm":
+    if TASKS[recipe.data.task].language_model:
         from hf_lottery.runner.memory import network_size, require_fits
 
         require_fits(recipe, network_size(recipe))

@@ -18,6 +18,7 @@ from hf_lottery.results.table import table
 from hf_lottery.results.verdict import verdict
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket, TicketError
+from hf_lottery.training.search import Search
 
 
 def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
@@ -79,7 +80,7 @@ def write_ticket(recipe: Recipe, experiment: Experiment, results: Results, numbe
     )
     with_model = hub is not None and hub.include_model
     if with_model:
-        trainer.load_trained(number)
+        Search(trainer).load_trained(number)
     if is_main():
         ticket.save_pretrained(
             experiment.root / TICKET_FOLDER,

@@ -22,7 +22,7 @@ from hf_lottery.pruning.targets import LINEAR_MODULES, prunable
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.adapters import refuse_unsupported_adapter, require_modules
 from hf_lottery.runner.network import require_compatible_sections
-from hf_lottery.tasks.causal_lm import model_config
+from hf_lottery.tasks.language_models import model_config
 
 GIB = 1 << 30
 _MOMENTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "lion": 1}  # a weight; Adam and others have 2

@@ -9,6 +9,7 @@ from hf_lottery.config import LotteryConfig
 from hf_lottery.pruning.targets import prunable
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.adapters import add_adapter
+from hf_lottery.task_records import TASKS
 from hf_lottery.tasks import TaskData, task_module
 
 
@@ -33,7 +34,7 @@ def require_compatible_sections(recipe: Recipe) -> None:
     """Raise a ValueError for a recipe whose sections are each valid but cannot be combined."""
     if recipe.quantization is None:
         return
-    if recipe.data.task != "causal_lm":
+    if not TASKS[recipe.data.task].language_model:
         raise ValueError(f"quantization is for the task causal_lm, not for {recipe.data.task}: leave the section out")
     if recipe.peft is None:
         raise ValueError(

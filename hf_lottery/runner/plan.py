@@ -21,7 +21,9 @@ from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.build import build_trainer, load_data, make_experiment
 from hf_lottery.runner.memory import GIB, Size, memory_of_this_machine, network_size
 from hf_lottery.runner.speed import Speed, estimate_speed
-from hf_lottery.tasks.causal_lm import has_weights, load_rows
+from hf_lottery.task_records import TASKS
+from hf_lottery.tasks.instruction_rows import load_rows
+from hf_lottery.tasks.language_models import has_weights
 from hf_lottery.ticket.rewind_point import RewindPoint
 
 WARM_UP_STEPS, TIMED_STEPS = 10, 40
@@ -91,7 +93,7 @@ class Plan:
 
 def make_plan(recipe: Recipe) -> Plan:
     """Count what is left, and time a step: of the dense network if it can be trained here, else it is estimated."""
-    if recipe.data.task != "causal_lm":
+    if not TASKS[recipe.data.task].language_model:
         return _calibrated(recipe, None)
     size = network_size(recipe)
     speed = estimate_speed(recipe)

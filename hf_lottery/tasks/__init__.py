@@ -1,4 +1,10 @@
-"""Tasks: what a network learns. A task module turns a recipe's `data` into datasets, collator, metrics and model."""
+"""Tasks: what a network learns. A task's module turns a recipe's section `data` into datasets, metrics and a model.
+
+To add a task:
+1. Write its module: `Data` (a pydantic model of the section `data`), `load(data, model_section) -> TaskData` and
+   `build_model(model_section, task_data, seed) -> PreTrainedModel`. image_classification.py is an example.
+2. Add its record to TASKS in hf_lottery/task_records.py.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +15,25 @@ from types import ModuleType
 from typing import Any
 
 from hf_lottery.suggest import in_brackets
-
-TASKS = {
-    "image_classification": "hf_lottery.tasks.image_classification",
-    "text_classification": "hf_lottery.tasks.text_classification",
-    "causal_lm": "hf_lottery.tasks.causal_lm",
-}
+from hf_lottery.task_records import TASKS
 
 
 @dataclass
 class TaskData:
-    """What a Trainer needs of a task, under the names of its arguments.
+    """What a Trainer needs of a task, under the names of Trainer's arguments.
 
     Args:
-        train: what is trained on.
-        validation: held out of the training data; chooses the early-stop step.
-        test: only ever measured on.
-        collator: list of what a dataset gives -> batch.
+        train: the training data set.
+        validation: held out of the training data; it determines the early-stop step.
+        test: used for measurements only.
+        collator: list of data set items -> batch.
         compute_metrics: EvalPrediction -> {metric: value}.
-        preprocess_logits_for_metrics: shrinks logits on the device, before they are gathered.
+        preprocess_logits_for_metrics: reduces logits on the device, before they are gathered.
         processing_class: a tokenizer or image processor, saved beside the model.
-        metric: the metric of compute_metrics that tickets are judged by.
-        greater_is_better: whether a greater `metric` is better.
-        callbacks: of every training.
-        notes: sentences about the data that whoever reads the results must know, such as how much was cut off.
+        metric: the metric of compute_metrics by which tickets are compared.
+        greater_is_better: True where a greater value of `metric` is better.
+        callbacks: added to the Trainer of every network.
+        notes: sentences about the data for the reader of the results, such as how many texts were cut.
     """
 
     train: Any
@@ -49,11 +50,11 @@ class TaskData:
 
 
 def task_module(name: str) -> ModuleType:
-    """The module of a task, imported now: it exports `Data`, `load` and `build_model`.
+    """Import the module of a task.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: there is no task of this name.
     """
     if name not in TASKS:
         raise ValueError(f"data.task is {name!r}; it must be one of {', '.join(TASKS)}{in_brackets(name, TASKS)}")
-    return import_module(TASKS[name])
+    return import_module(TASKS[name].module)

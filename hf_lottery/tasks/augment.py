@@ -1,4 +1,4 @@
-"""Normalising images, and crop and flip on whole batches, each image with its own draw."""
+"""Normalises images, and crops and flips whole batches with a random draw for each image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def normalise(images: Tensor, mean: list[float], std: list[float]) -> Tensor:
 class Augment:
     """Pad and crop at random, mirror half, normalise: the transform of a TensorDataset of uint8 images.
 
-    torchvision's own RandomCrop draws once for a whole batch; here each image has its own draw. The draws follow from
-    which images lie in the batch together, and in what order: whoever replays the sampler's order (a resumed, a
-    rewound, a distributed run) replays the augmentation, however many batches a loader has fetched ahead.
+    torchvision's RandomCrop draws once for a whole batch; here each image has its own draw. The random seed is
+    computed from the indices of the batch's images, in order. So the same batches (in a resumed, rewound or
+    distributed run) are augmented in the same way, and batches that a loader has prefetched do not matter.
 
     Args:
         mean, std: per channel, for `normalise`.
@@ -48,6 +48,6 @@ class Augment:
 
 
 def crop(images: Tensor, offsets: Tensor, size: tuple[int, int]) -> Tensor:
-    """A window of `size` (height, width) from each image [n, channels, H, W], its corner at offsets int64 [n, 2]."""
+    """From each image [n, channels, H, W] the window of `size` (height, width) with its corner at offsets [n, 2]."""
     windows = images.unfold(2, size[0], 1).unfold(3, size[1], 1)  # a view: [n, channels, row, column, height, width]
     return windows[torch.arange(len(images)), :, offsets[:, 0], offsets[:, 1]]

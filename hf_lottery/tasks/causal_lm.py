@@ -1,39 +1,27 @@
-"""Instruction tuning of a causal language model: answers are learned, prompts and padding are not."""
+"""Instruction tuning of a causal language model: the loss counts the answers, not the prompts or the padding."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from hf_lottery.bundled import bundled_config
 from hf_lottery.tasks import TaskData
-from hf_lottery.tasks.building import architecture_config, build, locate
 from hf_lottery.tasks.generations import GenerationCallback
-from hf_lottery.tasks.hub import load_splits, require_folder
+from hf_lottery.tasks.instruction_rows import load_rows
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
+from hf_lottery.tasks.language_models import model_config, pretrained_model
 from hf_lottery.tasks.lm_metrics import answer_sums, perplexity
-from hf_lottery.tasks.pretrained import pretrained_folder
-from hf_lottery.tasks.tensors import hold_out
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset, pack
+from hf_lottery.tasks.tokenizing import load_tokenizer, pad_token
 
 logger = logging.get_logger(__name__)
 
 
 class Data(BaseModel):
-    """The section `data` of a recipe: instructions in the columns of Alpaca, by default."""
+    """The section `data` of a recipe. By default the columns are those of Alpaca."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,34 +54,33 @@ class Data(BaseModel):
         return self
 
 
-# model types whose packed examples were seen to give the logits that they give alone (with transformers 5.23;
-# OPT, BLOOM, Falcon, MPT, Mamba, BioGPT and XGLM let one example look at another)
-TELL_PACKED_APART = (
+# Model types for which packed examples give the same logits as the examples alone, tested with transformers 5.23.
+# In OPT, BLOOM, Falcon, MPT, Mamba, BioGPT and XGLM one example of a row attends to another.
+CAN_PACK = (
     *("llama", "qwen2", "qwen3", "mistral", "gpt2", "gpt_neox", "gpt_neo", "gptj", "codegen", "phi"),
     *("gemma", "gemma2", "gemma3_text"),
 )
 
 
-def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
+def load(data: Data, model_section: Any) -> TaskData:
     """Read, split and tokenise the instructions.
 
     Args:
         data: the section.
         model_section: the section `model`, whose tokenizer is used unless `data.tokenizer` names another.
-        seed: not used: `data.split_seed` alone decides the split.
 
     Raises:
         FileNotFoundError: the folder is missing.
-        ValueError: the data set cannot be had or lacks a column, or no row of a split has an answer with room for it.
+        ValueError: the data set is not found or lacks a column, or a split has no row whose answer fits.
     """
-    tokenizer = load_tokenizer(data, model_section)
+    tokenizer = load_tokenizer(data.tokenizer, model_section)
     template = PromptTemplate(tokenizer, data.template)
     splits, notes = {}, []
     for name, part in load_rows(data).items():
         examples, counts = tokenise(part, template, data.max_length)
         if not examples:
             verb = {"train": "train", "validation": "validate", "test": "test"}[name]
-            raise ValueError(f"no example is left to {verb} on, of {counts}: raise data.max_length, or see the data")
+            raise ValueError(f"no example is left to {verb} on, of {counts}: raise data.max_length, or check the data")
         notes.append(f"{name}: {counts} ({data.max_length} tokens)")
         if counts.empty or counts.no_room or counts.truncated:
             logger.warning(f"{data.path or data.name}, {notes[-1]}")
@@ -115,56 +102,27 @@ def load(data: Data, model_section: Any, seed: int = 0) -> TaskData:
     )
 
 
-def load_rows(data: Data) -> dict[str, list[tuple[str, str, str]]]:
-    """(instruction, input, output) rows of `train`, `validation` and `test`, as they are split, without a tokenizer.
-
-    Raises:
-        FileNotFoundError: the folder is missing.
-        ValueError: the data set cannot be had or lacks a column, or is too small to be split.
-    """
-    source = str(require_folder(data.path)) if data.path is not None else data.name
-    tables = load_splits(source, [data.train_split] + ([data.test_split] if data.test_split else []))
-    rows = {split: _rows(table, f"{source}, split {split}", data) for split, table in tables.items()}
-    train = rows[data.train_split]
-    if data.test_split:
-        test = rows[data.test_split]
-    else:
-        left, chosen = hold_out(len(train), data.test_size, data.split_seed, "data.test_size")
-        train, test = [train[i] for i in left], [train[i] for i in chosen]
-    left, chosen = hold_out(len(train), data.validation_size, data.split_seed)
-    return {"train": [train[i] for i in left], "validation": [train[i] for i in chosen], "test": test}
-
-
 def build_model(
     model_section: Any, task_data: TaskData, seed: int, quantization_config: BitsAndBytesConfig | None = None
 ) -> PreTrainedModel:
-    """θ_0: the pretrained language model, or a random one of an `architecture`.
+    """The network at θ_0: the pretrained language model, or a random one of an `architecture`.
 
     Args:
         model_section: the section `model`.
-        task_data: of `load`: its tokenizer and sequences must fit the model.
-        seed: of random weights.
-        quantization_config: to load the weights in 4 or 8 bits; they are then frozen, and only an adapter is trained.
+        task_data: from `load`. Its tokenizer and its longest example must fit the model.
+        seed: for random weights.
+        quantization_config: loads the weights in 4 or 8 bits. They are then frozen, and only an adapter is trained.
 
     Raises:
-        ValueError: the model cannot be had, its vocabulary is smaller than the tokenizer's, or its context is shorter
-            than the examples.
+        ValueError: the model is not found, its vocabulary is smaller than the tokenizer's, its context is shorter
+            than the longest example, or packing is not tested for its type.
     """
-    splits = (task_data.train, task_data.validation, task_data.test)
-    longest = max(len(example["input_ids"]) for split in splits for example in split)
-    tokenizer = task_data.processing_class
-    if model_section.name_or_path is None and quantization_config is not None:
+    config, tokenizer = model_config(model_section), task_data.processing_class
+    _require_room(config, task_data, tokenizer)  # before weights are read
+    if "position_ids" in task_data.train[0] and config.model_type not in CAN_PACK:
         raise ValueError(
-            "quantization goes with pretrained weights (model.name_or_path), not with the random ones of "
-            "model.architecture"
-        )
-    config = model_config(model_section)
-    _require_room(config, longest, tokenizer)  # before weights are read
-    if "position_ids" in task_data.train[0] and config.model_type not in TELL_PACKED_APART:
-        raise ValueError(
-            "data.packing is for models that tell a row's examples apart by their positions, and a "
-            f"{config.model_type} is not known to: set data.packing=false, or use one of "
-            f"{', '.join(TELL_PACKED_APART)}"
+            "data.packing needs a model that separates the examples of a row by their positions, and this is not "
+            f"tested for {config.model_type}: set data.packing=false, or use one of {', '.join(CAN_PACK)}"
         )
     model = pretrained_model(model_section, seed, quantization_config)
     if model.generation_config is not None and model.generation_config.pad_token_id is None:
@@ -172,94 +130,10 @@ def build_model(
     return model
 
 
-def pretrained_model(
-    model_section: Any, seed: int, quantization_config: BitsAndBytesConfig | None = None
-) -> PreTrainedModel:
-    """The language model of a `model` section, without regard to data; see `build_model`."""
-    if model_section.name_or_path is None:
-        return build(AutoModelForCausalLM, model_section, seed)
-    options = {} if quantization_config is None else {"quantization_config": quantization_config}
-    return build(AutoModelForCausalLM, _as_folder(model_section), seed, **options)
-
-
-def model_config(model_section: Any) -> PretrainedConfig:
-    """The config of a `model` section: of its `architecture`, folder or Hub id; where the Hub cannot be reached, the
-    one that comes with the package for the models that its recipes name. Weights are not read, except that a GGUF
-    file, which tells its config only when it is read whole, is unpacked to disk once a process.
-
-    Raises:
-        ValueError: there is none to be had.
-    """
-    if model_section.name_or_path is None:
-        return architecture_config(model_section.architecture, model_section.config or {}, {})
-    section = _as_folder(model_section)
-    options = {} if section.revision is None else {"revision": section.revision}
-    try:
-        return AutoConfig.from_pretrained(section.name_or_path, trust_remote_code=False, **options, **section.config)
-    except (OSError, ValueError) as error:
-        if (folder := bundled_config(section.name_or_path)) is not None:
-            return AutoConfig.from_pretrained(folder, **section.config)
-        raise ValueError(
-            f"model.name_or_path is {section.name_or_path!r}, which is no folder with a model and could not be had "
-            "from the Hub: check the name and the network, or give a local folder with model.name_or_path=FOLDER"
-        ) from error
-
-
-def has_weights(model_section: Any) -> bool:
-    """Whether a model's weights are on this machine, without asking the Hub; random ones of an architecture are."""
-    if model_section.name_or_path is None:
-        return True
-    folder = locate(model_section.name_or_path)
-    if not Path(folder).is_dir():
-        try:
-            folder = snapshot_download(folder, revision=model_section.revision, local_files_only=True)
-        except (HFValidationError, LocalEntryNotFoundError):
-            return False
-    return any(path.suffix in (".safetensors", ".bin", ".gguf") for path in Path(folder).iterdir())
-
-
-def _as_folder(section: Any) -> Any:
-    """The section with a GGUF file's conversion in its place."""
-    return section.model_copy(update={"name_or_path": pretrained_folder(section), "gguf_file": None})
-
-
-def load_tokenizer(data: Data, model_section: Any):
-    """The tokenizer of `data.tokenizer`, or the model's own.
-
-    Raises:
-        ValueError: there is none to be had.
-    """
-    name = data.tokenizer or model_section.name_or_path
-    if name is None:
-        raise ValueError(
-            "a model.architecture has no tokenizer of its own: name one with data.tokenizer, a folder or a Hub id"
-        )
-    own = data.tokenizer is None
-    folder = locate(name)
-    options = {"revision": model_section.revision, "gguf_file": model_section.gguf_file} if own else {}
-    options = {key: value for key, value in options.items() if value is not None}
-    where = "model.name_or_path" if own else "data.tokenizer"
-    missing = (
-        f"{where} is {name!r}, which is no folder with a tokenizer and could not be had from the Hub: check the "
-        "name and the network, or give a local folder with data.tokenizer=FOLDER"
-    )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(missing) from error
-    if not tokenizer("a word", add_special_tokens=False).input_ids:  # made from a config alone, it knows no token
-        raise ValueError(missing)
-    return tokenizer
-
-
-def pad_token(tokenizer) -> int:
-    """The token to pad with: the tokenizer's own, or else eos, or else 0. It is never attended to nor learned."""
-    if tokenizer.pad_token_id is not None:
-        return tokenizer.pad_token_id
-    return tokenizer.eos_token_id or 0
-
-
-def _require_room(config: Any, longest: int, tokenizer) -> None:
+def _require_room(config: PretrainedConfig, task_data: TaskData, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError if the longest example or the tokenizer is larger than the model allows."""
+    splits = (task_data.train, task_data.validation, task_data.test)
+    longest = max(len(example["input_ids"]) for split in splits for example in split)
     values = config.get_text_config().to_dict()
     context = values.get("max_position_embeddings")
     if context is not None and longest > context:
@@ -271,20 +145,3 @@ def _require_room(config: Any, longest: int, tokenizer) -> None:
             f"the tokenizer has {len(tokenizer)} tokens, but the model's vocabulary is {values['vocab_size']}: "
             "name the model's own tokenizer with data.tokenizer"
         )
-
-
-def _rows(table: Any, where: str, data: Data) -> list[tuple[str, str, str]]:
-    columns = {
-        "instruction_column": data.instruction_column,
-        "input_column": data.input_column,
-        "output_column": data.output_column,
-    }
-    for key, column in columns.items():
-        if column is not None and column not in table.column_names:
-            none = ", or set it to null if there is none" if key == "input_column" else ""
-            raise ValueError(
-                f"{where} has the columns {', '.join(table.column_names)}, and data.{key} is '{column}': name the "
-                f"right one with data.{key}{none}"
-            )
-    texts = [[""] * len(table) if column is None else table[column][:] for column in columns.values()]
-    return [tuple("" if text is None else str(text) for text in row) for row in zip(*texts, strict=True)]

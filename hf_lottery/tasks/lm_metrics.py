@@ -1,4 +1,4 @@
-"""Loss, perplexity and accuracy over answer tokens: exact sums over tokens, whatever the batches are."""
+"""Loss, perplexity and accuracy over answer tokens: exact sums over tokens, which do not depend on the batches."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hf_lottery.tasks.instructions import IGNORED
 
 
 def answer_sums(logits: Any, labels: Tensor) -> Tensor:
-    """Per row: summed loss, correct tokens, tokens. Keeps three numbers a row instead of its logits.
+    """For each row: summed loss, number of correct tokens, number of tokens. The logits need not be kept.
 
     Args:
-        logits: float [n, length, vocabulary] (or a tuple that begins with them).
-        labels: int64 [n, length], IGNORED where nothing is predicted.
+        logits: float [n, length, vocabulary], or a tuple with them as its first item.
+        labels: int64 [n, length], IGNORED for tokens that do not count.
 
     Returns:
         float64 [n, 3]; float32 on devices without float64.
     """
     logits = logits[0] if isinstance(logits, tuple) else logits
-    # the logits of place t predict the token of t + 1
+    # the logits at position t predict the token at t + 1
     predicted, labels = logits[:, :-1], labels[:, 1:]
     counted = labels != IGNORED
     chosen, wanted = predicted[counted].float(), labels[counted]
@@ -39,7 +39,7 @@ def answer_sums(logits: Any, labels: Tensor) -> Tensor:
 def perplexity(prediction: EvalPrediction) -> dict[str, float]:
     """`loss` (mean over answer tokens, in nats), `perplexity` = e^loss and `token_accuracy`, of `answer_sums`.
 
-    This `loss` takes the place of the Trainer's own, which is a mean over batches of means over tokens.
+    This `loss` replaces the Trainer's own, which is a mean over batches of the mean over tokens.
     """
     loss, correct, tokens = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 3).sum(axis=0)
     mean = loss / tokens

@@ -1,4 +1,4 @@
-"""Pretrained weights as a folder that loads fast: a GGUF file is turned into one once a process."""
+"""The folder of pretrained weights. A GGUF file is converted to such a folder, once in a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_lottery.tasks.building import locate
 
-try:  # since transformers 5.2x weights may stay packed, in layers that cannot be trained
+try:  # since transformers 5.2x GGUF weights may stay packed, in layers that cannot be trained
     from transformers import GgufConfig
 
     _UNPACKED = {"quantization_config": GgufConfig(dequantize=True)}
@@ -23,7 +23,7 @@ except ImportError:
 
 
 def pretrained_folder(model: Any) -> str:
-    """Where the weights of a recipe's `model` section are: a folder or Hub id; for a GGUF file, of its conversion.
+    """The folder or Hub id of the weights of a section `model`; for a GGUF file, the folder of its converted weights.
 
     Raises:
         ValueError: the package `gguf` is missing, or there is no such file.
@@ -41,7 +41,7 @@ def pretrained_folder(model: Any) -> str:
     return _converted(source, model.gguf_file, model.revision).name
 
 
-@cache  # every network of an experiment starts from the same weights, and unpacking GGUF takes seconds to a minute
+@cache  # converting takes seconds to a minute, and every network of an experiment starts from the same weights
 def _converted(source: str, gguf_file: str, revision: str | None) -> tempfile.TemporaryDirectory:
     options = {"gguf_file": gguf_file, **({} if revision is None else {"revision": revision})}
     folder = tempfile.TemporaryDirectory(prefix="hf_lottery-")
@@ -50,9 +50,9 @@ def _converted(source: str, gguf_file: str, revision: str | None) -> tempfile.Te
     except OSError as error:
         folder.cleanup()
         raise ValueError(
-            f"model.name_or_path is {source!r} with the file {gguf_file!r}, which could not be had: check both"
+            f"model.name_or_path is {source!r} with the file {gguf_file!r}, which cannot be loaded: check both"
         ) from error
-    # the same weights in a model that does not know of GGUF: what knows refuses to be saved
+    # the same weights in a model without a GGUF config: a model with one cannot be saved
     config = copy.deepcopy(model.config)
     if "quantization_config" in config.__dict__:
         del config.quantization_config

@@ -1,4 +1,4 @@
-"""Small data sets held as tensors and read a batch at a time: Python per example costs more than LeNet."""
+"""Small data sets held as tensors, and read in whole batches: a call for each example would cost more than LeNet."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers import EvalPrediction
 class TensorDataset(Dataset):
     """Tensors of equal length under the names of a model's arguments, gathered by index.
 
-    A DataLoader asks `__getitems__` for a batch's indices at once and gets the batch ready-made, as a list of one; its
-    collator is `take_batch`. Read one by one it is a dataset like any other.
+    A DataLoader calls `__getitems__` once for a whole batch, and gets a list with one item, the batch. Its collator is
+    `take_batch`. `dataset[i]` gives a single example, as from any other data set.
 
     Args:
         tensors: argument name -> tensor [N, ...].
         transform: applied to every batch: (batch, indices int64 [n]) -> batch.
-        num_labels: how many classes there are.
+        num_labels: number of classes.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class TensorDataset(Dataset):
 
 
 def take_batch(features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The collator of a TensorDataset: its batches come ready-made."""
+    """The collator for a TensorDataset, whose items are whole batches."""
     (batch,) = features
     return batch
 
 
 def hold_out(total: int, count: int, seed: int, key: str = "data.validation_size") -> tuple[Tensor, Tensor]:
-    """Split indices 0 … total−1 at random: (what is left, the `count` held out), both in ascending order.
+    """Split the indices 0 … total−1 at random into (the others, the `count` held out), both in ascending order.
 
     Raises:
         ValueError: `count` leaves nothing to train on.
@@ -68,20 +68,22 @@ def hold_out(total: int, count: int, seed: int, key: str = "data.validation_size
 
 
 def subset(total: int, count: int | None, seed: int) -> Tensor:
-    """Indices of `count` of `total` examples, at random; None is all of them.
+    """`count` random indices of 0 … total−1, in ascending order. None: all of them.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there are fewer than `count`.
     """
     if count is None:
         return torch.arange(total)
     if count > total:
-        raise ValueError(f"data.test_size is {count}, but there are {total} examples: set it lower, or leave it out")
+        raise ValueError(
+            f"data.test_size is {count}, but there are {total} examples: set it to a smaller number, or leave it out"
+        )
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
 def check_labels(labels: Tensor, num_labels: int, where: str) -> None:
-    """Raise ValueError, naming the first one, if labels int64 [N] are not all in 0 … num_labels − 1."""
+    """Raise ValueError if a label of int64 [N] is not in 0 … num_labels − 1. The message names the first such row."""
     wrong = ((labels < 0) | (labels >= num_labels)).nonzero()
     if len(wrong):
         row = int(wrong[0])
@@ -92,7 +94,7 @@ def check_labels(labels: Tensor, num_labels: int, where: str) -> None:
 
 
 def argmax(logits: Any, labels: Tensor) -> Tensor:
-    """The predicted classes, so that evaluation keeps one number an example: int64 [n] of logits [n, classes]."""
+    """The predicted classes int64 [n] of logits [n, classes], so that evaluation stores one number an example."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 

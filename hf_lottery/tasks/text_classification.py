@@ -1,4 +1,4 @@
-"""Text classification: IMDb and other sets of texts with a class each, tokenised once and held as tensors."""
+"""Text classification: IMDb and other data sets of texts with one class each, tokenised once, held as tensors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_lottery.tasks import TaskData
-from hf_lottery.tasks.building import build
+from hf_lottery.tasks.building import build, require_classes
 from hf_lottery.tasks.hub import load_splits, read_labels, require_column, require_folder
 from hf_lottery.tasks.tensors import TensorDataset, accuracy, argmax, check_labels, hold_out, subset, take_batch
 from hf_lottery.tasks.tokenizing import TrainTokenizer, load_tokenizer, require_padding, train_tokenizer
@@ -30,11 +30,11 @@ class Data(BaseModel):
     validation_size: int = Field(2500, gt=0, description="Examples held out of train.")
     test_size: int | None = Field(None, gt=0, description="Measure on so many examples of the test split; unset, all.")
     split_seed: int = Field(0, description="Which ones are held out; not changed between replicates.")
-    max_length: int = Field(128, gt=0, description="Tokens of a text that are read.")
+    max_length: int = Field(128, gt=0, description="Number of tokens read of a text.")
     tokenizer: str | TrainTokenizer | None = Field(
         None, description="Hub id or folder, or {train: {vocab_size: 8000}}; unset, the model's own."
     )
-    pad_token: str | None = Field(None, description="For a tokenizer without padding: the token to pad with.")
+    pad_token: str | None = Field(None, description="The token to pad with, for a tokenizer without padding token.")
 
     @model_validator(mode="after")
     def _has_source(self):
@@ -43,17 +43,16 @@ class Data(BaseModel):
         return self
 
 
-def load(data: Data, model_section: Any = None, seed: int = 0) -> TaskData:
+def load(data: Data, model_section: Any = None) -> TaskData:
     """Read, split and tokenise the texts.
 
     Args:
         data: the section.
-        model_section: the `model` section; its name_or_path gives the tokenizer where the data name none.
-        seed: not used here: `data.split_seed` alone decides the split.
+        model_section: the section `model`, whose tokenizer is used unless `data.tokenizer` says otherwise.
 
     Raises:
         FileNotFoundError: a folder is missing.
-        ValueError: the data set or tokenizer cannot be had, a column is missing, or a row has no text or class.
+        ValueError: the data set or tokenizer is not found, a column is missing, or a row has no text or class.
     """
     source = data.name if data.path is None else str(require_folder(data.path))
     tables = load_splits(source, [data.train_split, data.test_split])
@@ -89,16 +88,16 @@ def load(data: Data, model_section: Any = None, seed: int = 0) -> TaskData:
 
 
 def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTrainedModel:
-    """θ_0 for the data: random weights for the tokenizer's vocabulary, or pretrained ones with a new head.
+    """The network at θ_0: random weights for the tokenizer's vocabulary, or pretrained ones with a new head.
 
     Raises:
-        ValueError: the model cannot be had, or does not go with the tokenizer, the lengths or the classes.
+        ValueError: the model is not found, or does not fit the tokenizer, the length of the texts or the classes.
     """
     tokenizer, train = task_data.processing_class, task_data.train
     config = {"num_labels": train.num_labels, "pad_token_id": tokenizer.pad_token_id}
     if model_section.architecture is not None:
         config["vocab_size"] = len(tokenizer)
-    model = build(AutoModelForSequenceClassification, model_section, seed, **config)
+    model = build("text_classification", model_section, seed, **config)
     rows = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ValueError(
@@ -112,16 +111,12 @@ def build_model(model_section: Any, task_data: TaskData, seed: int) -> PreTraine
             f"data.max_length is {length}, but the model reads at most {positions} tokens: "
             f"set data.max_length={positions}"
         )
-    if model.config.num_labels < train.num_labels:
-        raise ValueError(
-            f"the data have {train.num_labels} classes, but model.config.num_labels is {model.config.num_labels}: "
-            f"leave it out, or set it to {train.num_labels}"
-        )
+    require_classes(model, train.num_labels)
     return model
 
 
 def trim(batch: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
-    """Cut the padding that a batch's longest text does not need: input_ids and attention_mask int64 [n, length]."""
+    """Cut the padding after a batch's longest text: input_ids and attention_mask int64 [n, length]."""
     length = int(batch["attention_mask"].sum(1).max())
     cut = {name: batch[name][:, :length] for name in ("input_ids", "attention_mask")}
     return {**batch, **cut}
@@ -139,21 +134,13 @@ def _check_texts(table: Any, column: str, where: str) -> None:
 
 def _tokenizer(data: Data, model_section: Any, train: Any, kept: Tensor) -> PreTrainedTokenizerBase:
     if isinstance(data.tokenizer, TrainTokenizer):
-        # of the texts that are trained on alone: validation must stay unseen
+        # only on the training texts: validation texts must not influence the network
         texts = train.select(kept.tolist())
         batches = (batch[data.text_column] for batch in texts.iter(batch_size=1000))
         tokenizer = train_tokenizer(batches, data.tokenizer.train)
-    elif data.tokenizer is not None:
-        tokenizer = load_tokenizer(data.tokenizer, "data.tokenizer")
-    elif model_section is not None and model_section.name_or_path is not None:
-        tokenizer = load_tokenizer(
-            model_section.name_or_path, "model.name_or_path", model_section.revision, model_section.gguf_file
-        )
     else:
-        raise ValueError(
-            "data.tokenizer is not set, and an architecture brings none: set it to a Hub id or folder, or train one "
-            "with data.tokenizer={train: {vocab_size: 8000}}"
-        )
+        instead = ", or train one with data.tokenizer={train: {vocab_size: 8000}}"
+        tokenizer = load_tokenizer(data.tokenizer, model_section, instead)
     require_padding(tokenizer, data.pad_token)
     return tokenizer
 
@@ -165,9 +152,10 @@ def _encode(table: Any, column: str, tokenizer: PreTrainedTokenizerBase, max_len
         encoded = tokenizer(texts, truncation=True, max_length=max_length, padding="max_length")
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
-    encode([""])  # a first call sets the tokenizer's truncation, which is part of the fingerprint that map goes by
+    # `map` stores its result under a fingerprint, which includes the tokenizer's truncation; a first call sets it
+    encode([""])
     tokens = table.map(encode, input_columns=column, batched=True, remove_columns=table.column_names)
     tensors = {name: tensor.long() for name, tensor in tokens.with_format("torch")[:].items()}
-    # an empty text is one token of padding: attention over nothing would be nan
+    # an empty text becomes one token of padding: attention over no token at all is nan
     tensors["attention_mask"][:, 0] = 1
     return tensors

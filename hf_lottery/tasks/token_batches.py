@@ -1,4 +1,4 @@
-"""Token sequences of different lengths: the data set, packing, and batches padded to their longest."""
+"""Token sequences of different lengths: the data set, packing, and batches padded to their longest sequence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Example = dict[str, list[int]]
 
 
 class TokenDataset(Dataset):
-    """Examples of `input_ids` and `labels` (packed ones also `position_ids`).
+    """Examples with `input_ids` and `labels`, and if packed also `position_ids`.
 
     Args:
-        examples: each a dict of equally long lists.
-        counts: what became of the rows that they were made of.
+        examples: each a dict of lists of int, all of one length.
+        counts: how many rows they were made of, and how many rows were cut or left out.
     """
 
     def __init__(self, examples: Sequence[Example], counts: Counts | None = None):
@@ -31,16 +31,13 @@ class TokenDataset(Dataset):
     def __getitem__(self, index: int) -> Example:
         return self.examples[index]
 
-    def answer_tokens(self) -> int:
-        """How many tokens are learned."""
-        return sum(label != IGNORED for example in self.examples for label in example["labels"])
-
 
 def pack(examples: Sequence[Example], max_length: int) -> list[Example]:
-    """Put whole examples one behind the other, in order, into rows of at most `max_length` tokens.
+    """Join whole examples, in order, to rows of at most `max_length` tokens.
 
-    `position_ids` start at 0 with every example: from that transformers tells the examples of a row apart, so that
-    none attends to another. Every example begins with its prompt, so no label looks across a border either.
+    `position_ids` start again at 0 with every example. From this transformers knows where an example begins, and no
+    example attends to another. Every example begins with its prompt, whose labels are IGNORED, so no token is
+    predicted from the example before it.
     """
     rows: list[Example] = []
     for example in examples:
@@ -54,10 +51,10 @@ def pack(examples: Sequence[Example], max_length: int) -> list[Example]:
 
 
 class PaddingCollator:
-    """Pads a batch to its longest row. Padding is never attended to and never in the loss, whichever token it is.
+    """Pads a batch to its longest row. Padding is never attended to and never in the loss.
 
     Args:
-        pad_token_id: the token to pad with; eos will do, for labels are set by place and not by token.
+        pad_token_id: the token to pad with. It may be eos: labels are set by position, not by token.
     """
 
     def __init__(self, pad_token_id: int):
@@ -71,8 +68,8 @@ class PaddingCollator:
             "labels": _padded(features, "labels", longest, IGNORED),
         }
         if "position_ids" in features[0]:
-            # Padding is one more example of its row. No attention mask: beside one, transformers does not look for
-            # borders in the positions.
+            # Padding is one more example of its row. There is no attention mask: with one, transformers does not
+            # use the positions to separate the examples.
             rows = [
                 [*feature["position_ids"], *range(longest - n)] for feature, n in zip(features, lengths, strict=True)
             ]

@@ -1,8 +1,9 @@
-"""A text task's tokenizer: from the Hub or a folder, or trained on the data, so that no network is needed."""
+"""The tokenizer of a text task: from the Hub, from a folder, or trained on the data (which needs no network)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -15,8 +16,8 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    vocab_size: int = Field(8000, gt=256, description="Tokens; the 256 bytes are among them.")
-    min_frequency: int = Field(2, ge=1, description="How often a pair must be seen to become a token.")
+    vocab_size: int = Field(8000, gt=256, description="Number of tokens, including the 256 bytes.")
+    min_frequency: int = Field(2, ge=1, description="How often a pair must occur to become a token.")
 
 
 class TrainTokenizer(BaseModel):
@@ -27,39 +28,57 @@ class TrainTokenizer(BaseModel):
     train: Training
 
 
-def load_tokenizer(
-    name_or_path: str, key: str, revision: str | None = None, gguf_file: str | None = None
-) -> PreTrainedTokenizerBase:
-    """A pretrained tokenizer.
+def load_tokenizer(name: str | None, model: Any, instead: str = "") -> PreTrainedTokenizerBase:
+    """The tokenizer that `data.tokenizer` names, or the model's own.
 
     Args:
-        name_or_path: Hub id, folder, or `package:NAME/FOLDER`.
-        key: the recipe's key that says so, for the error.
-        revision, gguf_file: as for the model.
+        name: `data.tokenizer`: a Hub id, a folder, or `package:NAME/FOLDER`. None: the model's own tokenizer.
+        model: the recipe's section `model`.
+        instead: text added to an error message: another way to get a tokenizer.
 
     Raises:
-        ValueError: there is none, or the Hub cannot be reached.
+        ValueError: no tokenizer is named or found, or the Hub cannot be reached.
     """
-    options = {"revision": revision, "gguf_file": gguf_file}
-    options = {name: value for name, value in options.items() if value is not None}
+    key, options = "data.tokenizer", {}
+    if name is None:
+        if model is None or model.name_or_path is None:
+            raise ValueError(
+                "data.tokenizer is not set, and a model.architecture has no tokenizer of its own: name one with "
+                f"data.tokenizer, a folder or a Hub id{instead}"
+            )
+        key, name = "model.name_or_path", model.name_or_path
+        options = {"revision": model.revision, "gguf_file": model.gguf_file}
+        options = {option: value for option, value in options.items() if value is not None}
+    missing = (
+        f"{key} is {name!r}, which is no folder with a tokenizer, and it cannot be loaded from the Hub: check the "
+        f"name and the network, or give a local folder with data.tokenizer=FOLDER{instead}"
+    )
+    folder = locate(name, key)
     try:
-        return AutoTokenizer.from_pretrained(locate(name_or_path), trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"no tokenizer could be had for {key}={name_or_path!r}: check name and network, give a folder, or train "
-            "one on the data with data.tokenizer={train: {vocab_size: 8000}}"
-        ) from error
+        raise ValueError(missing) from error
+    if not tokenizer("a word", add_special_tokens=False).input_ids:  # made from a config alone, it has no tokens
+        raise ValueError(missing)
+    return tokenizer
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id to pad with: the padding token, else eos, else 0. Padding is not attended to and not in the loss."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    return tokenizer.eos_token_id or 0
 
 
 def train_tokenizer(texts: Iterable[str], training: Training) -> PreTrainedTokenizerBase:
-    """A lower-casing tokenizer of byte pairs, which can write any text; the same for the same texts.
+    """Train a lower-casing byte-pair tokenizer, which can encode any text. The same texts give the same tokenizer.
 
     Source: Sennrich et al. 2016 (arXiv 1508.07909), over bytes as in GPT-2.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    # Byte pairs, because tokenizers' WordPiece and Unigram trainers give other numbers in every process: a run that
-    # is continued would see other tokens than before.
+    # Byte pairs, because tokenizers' WordPiece and Unigram trainers number the tokens differently in every process:
+    # a resumed run would see other tokens than before.
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -76,7 +95,7 @@ def train_tokenizer(texts: Iterable[str], training: Training) -> PreTrainedToken
 
 
 def require_padding(tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -> None:
-    """Make sure that texts can be padded: with `pad_token`, one of the tokenizer's own, where it is given.
+    """Set the tokenizer up for padding, with the token `pad_token` where it is given.
 
     Raises:
         ValueError: the tokenizer has no padding token, or does not have this one.
@@ -91,7 +110,7 @@ def require_padding(tokenizer: PreTrainedTokenizerBase, pad_token: str | None) -
     if tokenizer.pad_token is None:
         example = tokenizer.eos_token or next(iter(tokenizer.get_vocab()))
         raise ValueError(
-            "the tokenizer has no padding token, so texts of different lengths make no batch: set data.pad_token to "
-            f"one of its tokens, such as {example!r}"
+            "the tokenizer has no padding token, so texts of different lengths cannot be put into one batch: set "
+            f"data.pad_token to one of its tokens, such as {example!r}"
         )
     tokenizer.padding_side = "right"

@@ -1,4 +1,4 @@
-"""The model card of a ticket: what was found, how to load it, its controls, how to find it again."""
+"""The model card of a ticket: what was found, how to load it, its results and controls, how to find it again."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
@@ -17,19 +16,11 @@ from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import estimate
 from hf_lottery.results.table import caption, rows
 from hf_lottery.results.verdict import Finding, Verdict, verdict
-from hf_lottery.ticket.document import TicketError
+from hf_lottery.task_records import TASKS, UNKNOWN
+from hf_lottery.ticket.card_code import loading, model_type
+from hf_lottery.ticket.card_merge import merge_card
 
-BEGIN = "<!-- hf_lottery: from here to its end mark, this part is written anew by every save and push -->"
-END = "<!-- hf_lottery: end -->"
 TAGS = ["lottery-ticket", "lottery-ticket-hypothesis", "pruning", "sparse", "hf_lottery"]
-# a ticket's task -> (the Auto class that builds its model, the Hub's name of the task)
-AUTO_CLASS = {
-    "image_classification": ("AutoModelForImageClassification", "image-classification"),
-    "text_classification": ("AutoModelForSequenceClassification", "text-classification"),
-    "causal_lm": ("AutoModelForCausalLM", "text-generation"),
-    None: ("AutoModel", "other"),
-}
-_OUR_ARCHITECTURES = ("lenet", "conv-net", "cifar-resnet", "vgg", "small-transformer")
 
 
 def ticket_card(
@@ -42,19 +33,19 @@ def ticket_card(
     repo_id: str | None = None,
     existing: str | None = None,
 ) -> str:
-    """README.md of a ticket: metadata and a marked part that is ours; what a user wrote around it stays.
+    """README.md of a ticket: metadata, and a part between two marks. The user's text outside of the marks is kept.
 
     Args:
         info: the ticket's `info`.
         counts: parameter name -> (kept, all), counted from the mask.
         rewind_step: k.
-        fingerprint: of the mask; tells which round of the results the ticket is.
-        files: names of the files in the ticket's folder; plots are shown, a model or an adapter is explained.
-        repo_id: where the ticket is published; a placeholder without one.
-        existing: the README that is there, whose own text and metadata are kept.
+        fingerprint: of the mask; with it, the ticket's round is found in the results.
+        files: names of the files in the ticket's folder; the card shows the plots, and how to load a trained network.
+        repo_id: where the ticket is published; None: the card says `you/name`.
+        existing: the text of the README.md that is there.
 
     Raises:
-        TicketError: the metadata of `existing` is not YAML.
+        TicketError: as in `merge_card`.
     """
     repo_id = repo_id or "you/name"
     results = Results([dict(line) for line in info.get("results", [])])
@@ -62,63 +53,25 @@ def ticket_card(
     data = _metadata(info, results, round, repo_id).to_dict()
     body = "\n\n".join(
         [
-            BEGIN,
             *_found(info, counts, rewind_step, results),
-            *_loading(info, repo_id, files),
+            *loading(info, repo_id, files),
             *_evidence(results, round, files),
             *_layers(counts),
             *_again(info),
-            END,
         ]
     )
-    return _merge(existing, data, body)
-
-
-def _merge(existing: str | None, data: dict[str, Any], body: str) -> str:
-    try:
-        existing = existing or ""
-        if not re.match(r"\s*---\s*[\r\n]", existing):
-            existing = "---\ntags: []\n---\n" + existing
-        card = ModelCard(existing, ignore_metadata_errors=True)
-        theirs = card.data.to_dict()
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        first = str(error).splitlines()[0]
-        raise TicketError(
-            f"README.md has metadata that cannot be read ({first}); put it right, or remove it"
-        ) from None
-    tags = theirs.get("tags") or []
-    data["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *data["tags"]]))
-    if "license" in theirs:
-        data["license"] = theirs["license"]
-    begin = card.text.find(BEGIN)
-    end = card.text.find(END, begin)
-    if begin >= 0 and (end < 0 or 0 <= card.text.find(BEGIN, begin + 1) < end):
-        raise TicketError(f"README.md has the line {BEGIN} without its {END}: put it back, or remove both")
-    if begin >= 0:
-        own = card.text[:begin] + body + card.text[end + len(END) :]
-    else:
-        before = card.text.rstrip()
-        own = f"{before}\n\n{body}\n" if before else f"\n{body}\n"
-    card.data = ModelCardData(**{**theirs, **data}, ignore_metadata_errors=True)
-    card.text = own
-    return str(card)
+    return merge_card(existing, data, body)
 
 
 def _round(results: Results, fingerprint: str) -> int | None:
-    """The round whose mask the ticket is; None where no result is of it."""
+    """The round whose mask the ticket has; None if no line of the results has that mask."""
     own = (line for line in results.lines if line["control"] == TICKET and line.get("fingerprint") == fingerprint)
     return next((line["round"] for line in own), None)
 
 
 def _metadata(info: Mapping[str, Any], results: Results, round: int | None, repo_id: str) -> ModelCardData:
     fields: dict[str, Any] = {"library_name": "hf_lottery", "tags": TAGS}
-    for key, value in (
-        ("license", info.get("license")),
-        ("base_model", info.get("base_model")),
-        ("datasets", info.get("datasets")),
-    ):
-        if value:
-            fields[key] = value
+    fields |= {key: info[key] for key in ("license", "base_model", "datasets") if info.get(key)}
     if round is not None:
         fields["metrics"] = [results.metric.name]
         found = _eval_results(info, results, round)
@@ -134,7 +87,7 @@ def _eval_results(info: Mapping[str, Any], results: Results, round: int) -> list
     name = f"test {results.metric} at {formatting.percent(results.density(TICKET, round))} density"
     return [
         EvalResult(
-            task_type=AUTO_CLASS[info.get("task")][1],
+            task_type=TASKS.get(info.get("task"), UNKNOWN).pipeline_tag,
             dataset_type=dataset,
             dataset_name=dataset,
             dataset_split="test",
@@ -149,85 +102,43 @@ def _found(
     info: Mapping[str, Any], counts: Mapping[str, tuple[int, int]], rewind_step: int, results: Results
 ) -> list[str]:
     kept, total = sum(k for k, _ in counts.values()), sum(n for _, n in counts.values())
-    base = f"[{info['base_model']}](https://huggingface.co/{info['base_model']})" if info.get("base_model") else None
-    of = base or (f"a `{_model_type(info)}` network" if _model_type(info) else "a network")
     density = formatting.percent(kept / total) if total else "0%"
     pruned = "is zero" if info.get("pruned_becomes", "zero") == "zero" else "stays at its rewind value"
-    how = [f"criterion `{info['criterion']}`"] if "criterion" in info else []
-    how += [f"scope `{info['scope']}`"] if "scope" in info else []
-    how += [f"pattern `{info['pattern']}`"] if "pattern" in info else []
-    how += [f"{info['num_rounds']} rounds"] if "num_rounds" in info else []
     parts = [
-        f"# A lottery ticket of {of}: {density} of its weights",
+        f"# A lottery ticket of {_network(info)}: {density} of its weights",
         f"{kept:,} of {total:,} prunable weights are kept, at their values of step {rewind_step}; a pruned weight "
-        f"{pruned}." + (f" Found with {', '.join(how)}." if how else ""),
+        f"{pruned}.{_how(info)}",
     ]
     if len(results.rounds()) > 1:
         parts.append(f"**{headline(verdict(results))}**")
     return parts
 
 
-def _loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> list[str]:
-    auto = AUTO_CLASS[info.get("task")][0]
-    # it relies on weights that are in no file of the ticket, and of no Hub model that is known
-    homeless = not info.get("base_model") and any(
-        entry["theta"] == "frozen" for entry in info.get("base_tensors", {}).values()
-    )
+def _network(info: Mapping[str, Any]) -> str:
+    """What the ticket was found on, with its article."""
     if info.get("base_model"):
-        dtypes = {e["dtype"] for e in info.get("base_tensors", {}).values() if e["dtype"].startswith(("fl", "bf"))}
-        options = f', revision="{info["base_revision"]}"' if info.get("base_revision") else ""
-        options += f', dtype="{dtypes.pop()}"' if len(dtypes) == 1 else ""
-        labels = (info.get("config") or {}).get("num_labels")
-        options += f", num_labels={labels}" if labels is not None and "Classification" in auto else ""
-        model = f'{auto}.from_pretrained("{info["base_model"]}"{options})'
-        imports = auto
-    elif homeless:
-        model, imports = "base", None
-    elif info.get("config"):
-        model = f'{auto}.from_config(AutoConfig.for_model(**ticket.info["config"]))'
-        imports = f"AutoConfig, {auto}"
-    else:
-        model, imports = "model", None
-    if info.get("lora"):
-        model = f'get_peft_model({model}, LoraConfig(**ticket.info["lora"]))'
-    lines = [
-        "from hf_lottery import LotteryTrainer, Ticket",
-        *(["from peft import LoraConfig, get_peft_model"] if info.get("lora") else []),
-        *([f"from transformers import {imports}"] if imports else []),
-        "",
-        f'ticket = Ticket.from_pretrained("{repo_id}")',
-        f"model = ticket.apply_to({model})  # rewound weights, ready to train",
-        "LotteryTrainer(model, args, train_dataset=train, ticket=ticket).train()  # stays sparse",
-    ]
-    parts = ["## Load it", "```python\n" + "\n".join(lines) + "\n```"]
-    if homeless:
-        parts.append(
-            "`base` is the model that the ticket was found on, with its own weights; it was no model of the Hub."
-        )
-    if "adapter_config.json" in files:
-        parts.append(
-            f'The trained adapter is here too: `PeftModel.from_pretrained(base, "{repo_id}")`; no hf_lottery needed.'
-        )
-    elif "config.json" in files:
-        needs = "hf_lottery imported" if _model_type(info) in _OUR_ARCHITECTURES else "no hf_lottery needed"
-        parts.append(
-            f'The trained sparse network is here too: `{auto}.from_pretrained("{repo_id}")`, {needs}; its pruned '
-            "weights are exact zeros."
-        )
-    return parts
+        return f"[{info['base_model']}](https://huggingface.co/{info['base_model']})"
+    return f"a `{model_type(info)}` network" if model_type(info) else "a network"
+
+
+def _how(info: Mapping[str, Any]) -> str:
+    """A sentence on how the ticket was found, with a space before it."""
+    how = [f"{key} `{info[key]}`" for key in ("criterion", "scope", "pattern") if key in info]
+    how += [f"{info['num_rounds']} rounds"] if "num_rounds" in info else []
+    return f" Found with {', '.join(how)}." if how else ""
 
 
 def _evidence(results: Results, round: int | None, files: Sequence[str]) -> list[str]:
     plots = [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in files if name.endswith(".png")]
     if not results.lines:
-        return [*plots]
+        return plots
     parts = ["## Evidence", caption(results), _table(*rows(results))]
     parts += _against_controls(verdict(results), round)
     return parts + plots
 
 
 def _against_controls(found: Verdict, round: int | None) -> list[str]:
-    """The ticket's own round against dense and the controls; nothing for the dense network itself."""
+    """The ticket compared with the dense network and with its controls; empty for a ticket that is the dense one."""
     here = next((one for one in found.rounds if one.round == round), None)
     if here is None:
         return []
@@ -281,7 +192,3 @@ def _again(info: Mapping[str, Any]) -> list[str]:
 def _table(headings: list[str], body: list[list[str]]) -> str:
     lines = [headings, [":---", *["---:"] * (len(headings) - 1)], *body]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in lines)
-
-
-def _model_type(info: Mapping[str, Any]) -> str | None:
-    return (info.get("config") or {}).get("model_type")

@@ -1,7 +1,7 @@
-"""ticket.json as bytes: bounded JSON in and out, with a digest of itself.
+"""ticket.json as bytes: JSON with limits, and with a SHA-256 of itself.
 
-A ticket comes from a stranger, so nothing here trusts its input: the size, the depth, the length of numbers and
-repeated keys are all bounded before anybody looks at a value.
+A ticket comes from a stranger, so its size, depth, length of numbers and repeated keys are checked before any value
+is used.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 64 << 20
 _MAX_DIGITS = 30
-_BLANK = "0" * 64  # stands for the digest while the digest is computed
+_BLANK = "0" * 64  # in the place of the digest while the digest is computed
 
 
 class TicketError(ValueError):
@@ -22,9 +23,9 @@ class TicketError(ValueError):
 
 
 def dump(document: dict[str, Any]) -> bytes:
-    """`document` as the bytes of a ticket.json, its `sha256` field over all of these bytes (itself blank) filled in.
+    """The bytes of a ticket.json. Its field `sha256` is computed over these bytes with 64 zeros in its place.
 
-    Numbers that JSON cannot hold (nan, inf) become null.
+    Numbers that JSON does not have (nan, inf) become null.
     """
     document = {**_finite(document), "sha256": _BLANK}
     text = json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
@@ -32,14 +33,23 @@ def dump(document: dict[str, Any]) -> bytes:
     return (before + _digest(text.encode()) + after).encode()
 
 
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a small file.
+
+    Raises:
+        TicketError: the file has more than MAX_BYTES; then it is not read.
+    """
+    _require_size(path.name, path.stat().st_size)
+    return path.read_bytes()
+
+
 def parse(data: bytes) -> dict[str, Any]:
-    """The object in `data`, its digest not yet checked (see `check_digest`).
+    """The JSON object in `data`. Its digest is not checked here (see `check_digest`).
 
     Raises:
         TicketError: not a JSON object, too large or too deep, a key given twice, or a number that is not finite.
     """
-    if len(data) > MAX_BYTES:
-        raise TicketError(f"ticket.json has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    _require_size("ticket.json", len(data))
     try:
         document = json.loads(
             data.decode("ascii"),
@@ -51,21 +61,26 @@ def parse(data: bytes) -> dict[str, Any]:
     except TicketError:
         raise
     except RecursionError:
-        raise TicketError("ticket.json is nested too deeply; it is damaged, or not a ticket's") from None
+        raise TicketError("ticket.json is nested too deeply; it is damaged, or not from a ticket") from None
     except ValueError as error:
-        raise TicketError(f"ticket.json is damaged, or not a ticket's: {error}") from None
+        raise TicketError(f"ticket.json is damaged, or not from a ticket: {error}") from None
     if not isinstance(document, dict):
         raise TicketError(f"ticket.json holds a {type(document).__name__}; it must be an object")
     return document
 
 
 def check_digest(data: bytes, document: dict[str, Any]) -> None:
-    """Raise TicketError unless `data` carries the digest of itself, so that not one byte of it has changed."""
+    """Raise TicketError unless the `sha256` in `document` is that of `data`, so that no byte of it has changed."""
     digest = document.get("sha256")
     if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest) or data.count(digest.encode()) != 1:
-        raise TicketError("ticket.json does not carry one sha256 of itself; download or save the ticket again")
+        raise TicketError("ticket.json does not hold one sha256 of itself; download or save the ticket again")
     if _digest(data.replace(digest.encode(), _BLANK.encode())) != digest:
         raise TicketError("ticket.json has changed since it was written (its sha256 differs); download it again")
+
+
+def _require_size(name: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise TicketError(f"{name} has {size:,} bytes; at most {MAX_BYTES:,} are read")
 
 
 def _digest(data: bytes) -> str:
@@ -75,7 +90,7 @@ def _digest(data: bytes) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise TicketError("ticket.json gives a key twice; it is damaged, or made to be read in two ways")
+        raise TicketError("ticket.json gives a key twice, so that it can be read in two ways; download it again")
     return result
 
 

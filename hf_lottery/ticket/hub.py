@@ -1,17 +1,44 @@
-"""A ticket's files -> a repository of the Hub, in one commit: a reader sees the old ticket or the new one."""
+"""A repository of the Hub that holds a ticket: download it, and write a ticket to it in one commit.
+
+Because of the one commit, readers get either the old ticket or the new one, never a part of each.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 
-from hf_lottery.ticket.document import MAX_BYTES, TicketError, parse
-from hf_lottery.ticket.schema import FILES, JSON_FILE
+from hf_lottery.mask import MASK_FILE
+from hf_lottery.ticket.document import TicketError, parse, read_bounded
+from hf_lottery.ticket.schema import FILES, HUB_ID, JSON_FILE, REWIND_FILE
+
+
+def download(
+    repo_id: str, revision: str | None, token: str | bool | None, cache_dir: str | os.PathLike | None
+) -> Path:
+    """The folder of the Hub's cache with the ticket's files, downloaded where they are not there yet.
+
+    Raises:
+        FileNotFoundError: `repo_id` is not a Hub id such as `you/name`, so it was meant as a folder.
+    """
+    if not HUB_ID.fullmatch(repo_id):
+        raise FileNotFoundError(f"there is no folder {repo_id}, and it is not a Hub id such as you/name")
+    # one call, so that all files are of one commit
+    return Path(
+        snapshot_download(
+            repo_id,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            allow_patterns=[JSON_FILE, MASK_FILE, REWIND_FILE],
+        )
+    )
 
 
 def open_repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> tuple[str, str]:
-    """Make the repository and the branch `revision` where they are missing; returns the full id and the head."""
+    """Create the repository and the branch `revision` if needed; returns the full id and the branch's last commit."""
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
@@ -19,24 +46,26 @@ def open_repository(api: HfApi, repo_id: str, private: bool | None, revision: st
 
 
 def read_text(api: HfApi, repo_id: str, name: str, commit: str) -> str | None:
-    """A small text file of the repository at `commit`; None where there is none."""
+    """A small text file of the repository at `commit`; None if there is none.
+
+    Raises:
+        TicketError: the file is larger than any that is read.
+    """
     if not api.file_exists(repo_id, name, revision=commit):
         return None
     path = Path(api.hf_hub_download(repo_id, name, revision=commit))
-    if path.stat().st_size > MAX_BYTES:
-        raise TicketError(f"{name} of {repo_id} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are read")
-    return path.read_bytes().decode("utf-8", errors="replace")
+    return read_bounded(path).decode("utf-8", errors="replace")
 
 
 def commit_files(
     api: HfApi, files: dict[str, Path | bytes], repo_id: str, parent: str, revision: str | None, message: str
 ) -> str:
-    """Commit `files` (name -> path or content), and take away what the ticket before had and this one has not.
+    """Commit `files` (name -> path or content), and delete the files of the ticket before that this one does not have.
 
-    Nothing else of the repository is touched. The Hub refuses the commit where somebody has pushed since `parent`.
+    Other files of the repository stay. The Hub refuses the commit if somebody has pushed since `parent`.
 
     Returns:
-        the commit's page.
+        The address of the commit's page.
     """
     old = read_text(api, repo_id, JSON_FILE, parent)
     stale = sorted(set(_listed(old)) - files.keys()) if old is not None else []
@@ -49,7 +78,7 @@ def commit_files(
 
 
 def _listed(old: str) -> list[str]:
-    """Names of the files of an older ticket; what cannot be read lists none, and nothing is taken away."""
+    """Names of the files that an older ticket.json lists; none if it cannot be read, so that nothing is deleted."""
     try:
         files = parse(old.encode()).get("files")
     except (TicketError, UnicodeEncodeError):

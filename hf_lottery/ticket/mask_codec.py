@@ -1,14 +1,14 @@
-"""A mask's packed bits, made smaller: within 5% of the entropy of independent bits, by zlib's Huffman coder.
+"""Compress the packed bits of a mask to within 5% of the entropy of independent bits, with zlib's Huffman coder.
 
-A random mask has no repetitions for a general compressor to find; looking for them only costs (zstd and deflate at
-their usual levels end 7 to 90% above the entropy). What helps is coding symbols by how often they come:
+A random mask has no repetitions, and a compressor that looks for them does worse (zstd and deflate at their usual
+levels end 7 to 90% above the entropy). What helps is to give frequent symbols short codes:
 
-* from about 6% to 94% density, the packed bytes themselves: eight weights to a Huffman symbol;
-* outside of it, the gaps between the rarer bits, whose lengths are geometric; where they are long, their low byte is
-  as good as random and is stored as it is;
-* where whole rows are alike (pruned neurons, heads), deflate's run-length mode.
+* from about 6% to 94% density, the symbols are the packed bytes: eight weights each;
+* at other densities, they are the gaps between the rarer bits, whose lengths have a geometric distribution; where the
+  gaps are long, their low byte is close to random and is stored uncoded;
+* where whole rows are equal (pruned neurons, heads), deflate's run-length mode.
 
-Each coded tensor is one tag byte and the smallest of these. zlib comes with Python, so a ticket asks for no package.
+Each coded tensor is one tag byte and the smallest of these. zlib comes with Python, so no package is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RAW, _DEFLATE, _GAPS_OF_ONES, _GAPS_OF_ZEROS = range(4)
 _GAPS_BELOW = 0.06  # density of the rarer bit; the Huffman code of bytes is over 5% wasteful below about 0.05
 _LONG_GAP = 200  # mean gap from which the low byte is stored apart, uncoded
 _GAP_HEADER = struct.Struct("<QB")  # how many gaps, and how many low bytes (0 or 1) each has
-_ESCAPE = 255  # this symbol means: 255, and read on
+_ESCAPE = 255  # this symbol means: add 255, and go on with the next symbol
 
 
 class CodecError(ValueError):
@@ -43,7 +43,7 @@ def encode(packed: np.ndarray, numel: int) -> bytes:
 
 
 def decode(coded: bytes, numel: int) -> np.ndarray:
-    """The inverse of `encode`; never allocates more than a few bytes a weight of the `numel` that are expected.
+    """The inverse of `encode`. Allocates at most a few bytes for each of the `numel` weights, whatever `coded` holds.
 
     Raises:
         CodecError: the bytes are damaged, or are not `numel` weights.
@@ -77,11 +77,22 @@ def _encode_gaps(packed: np.ndarray, numel: int, of_zeros: bool) -> bytes:
 
 
 def _decode_gaps(body: bytes, numel: int, of_zeros: bool) -> np.ndarray:
+    gaps = _read_gaps(body, numel)
+    positions = np.cumsum(gaps + 1) - 1
+    if len(positions) and positions[-1] >= numel:
+        raise CodecError(f"a gap ends after the last of {numel} weights")
+    bits = np.full(numel, of_zeros, dtype=np.bool_)
+    bits[positions] = not of_zeros
+    return np.packbits(bits)
+
+
+def _read_gaps(body: bytes, numel: int) -> np.ndarray:
+    """The lengths of the gaps, int64."""
     if len(body) < _GAP_HEADER.size:
-        raise CodecError("the gaps end before they begin")
+        raise CodecError("the header of the gaps is cut off")
     count, low_bytes = _GAP_HEADER.unpack_from(body)
     body = body[_GAP_HEADER.size :]
-    # counted before anything is allocated
+    # checked before anything is allocated
     if count > _GAPS_BELOW * numel or low_bytes > 1 or len(body) < count * low_bytes:
         raise CodecError(f"{count} gaps do not fit {numel} weights")
     low = np.frombuffer(body[: count * low_bytes], dtype=np.uint8)
@@ -89,16 +100,9 @@ def _decode_gaps(body: bytes, numel: int, of_zeros: bool) -> np.ndarray:
     symbols = np.frombuffer(_inflate(body[count * low_bytes :], most), dtype=np.uint8)
     ends = symbols != _ESCAPE
     if int(ends.sum()) != count or (count and not ends[-1]):
-        raise CodecError(f"the gaps are not {count}")
-    positions = np.cumsum(symbols, dtype=np.int64)[ends] << (8 * low_bytes)
-    if low_bytes:
-        positions += np.cumsum(low, dtype=np.int64)
-    positions += np.arange(count)
-    if count and positions[-1] >= numel:
-        raise CodecError(f"a gap ends after the last of {numel} weights")
-    bits = np.full(numel, of_zeros, dtype=np.bool_)
-    bits[positions] = not of_zeros
-    return np.packbits(bits)
+        raise CodecError(f"the number of gaps is not {count}")
+    gaps = np.diff(np.cumsum(symbols, dtype=np.int64)[ends], prepend=0) << (8 * low_bytes)
+    return gaps + low if low_bytes else gaps
 
 
 def _deflate(data: bytes, strategy: int) -> bytes:
@@ -107,7 +111,7 @@ def _deflate(data: bytes, strategy: int) -> bytes:
 
 
 def _inflate(data: bytes, most: int) -> bytes:
-    """At most `most` bytes are ever allocated, whatever `data` would expand to."""
+    """Decompress; raises CodecError, and allocates no more, where the result has more than `most` bytes."""
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         result = decoder.decompress(data, most + 1)

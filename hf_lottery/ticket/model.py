@@ -1,4 +1,4 @@
-"""The trained network beside a ticket, as transformers or PEFT write it: to load without hf_lottery."""
+"""The trained network in a ticket's folder, written by transformers or PEFT, so that it loads without hf_lottery."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_lottery.ticket.schema import FILES
 
 
 def write_model(
-    folder: Path, model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor], pruned: str
+    folder: Path, model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor], pruned_value: str
 ) -> list[str]:
     """Write the trained `model` into `folder`; returns the names of its files.
 
@@ -25,28 +25,28 @@ def write_model(
         folder: the ticket's folder.
         model: a transformers model, written as a plain model.safetensors, or a PEFT model, whose adapter is written.
         mask: the ticket's mask.
-        pruned: `zero`, where pruned weights must be exactly zero, or `init`.
+        pruned_value: `zero`: pruned weights must be exactly zero; `init`: they may have any value.
 
     Raises:
-        TicketError: the model is of neither kind, a pruned weight is not zero, or config.json would send a loader
-            into a quantiser or a sparsity plug-in.
+        TicketError: the model is of another class, a pruned weight is not zero, or config.json names a quantiser or a
+            sparsity plug-in that would be used when it is loaded.
     """
     if not isinstance(model, PreTrainedModel | PeftModel):
         raise TicketError(
             f"a {type(model).__name__} cannot be loaded without its code; include a transformers or a PEFT model"
         )
-    _require_masked(model, mask, pruned == "zero")
+    _require_masked(model, mask, pruned_value == "zero")
     names = []
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
         _check_config(Path(scratch) / "config.json")
-        # only what we know: a model may bring a card, Python files or a pickle of its own
+        # only names that are known: a model may also write a card, Python files or a pickle
         for path in sorted(Path(scratch).iterdir()):
             if FILES.fullmatch(path.name):
                 shutil.copyfile(path, folder / path.name)
                 names.append(path.name)
     if not any(name.endswith(".safetensors") for name in names):
-        raise TicketError("the model to be included wrote no weights of its own name: name the adapter 'default'")
+        raise TicketError("the model to be included wrote no file of weights: its adapter must be named 'default'")
     return names
 
 

@@ -18,9 +18,9 @@ from hf_lottery.files import write_tensors
 class RewindPoint:
     """θ_k: every trainable parameter and every buffer of a model at step k.
 
-    Parameters that are frozen at step k (a LoRA's base model) are not trained, so they are not copied; what changes
-    them otherwise, such as a moving average, is not rewound. Tied parameters are held once, under the name that
-    `named_parameters` gives them.
+    Parameters that are frozen at step k (a LoRA's base model) are not copied, because training does not change them;
+    if something else does, such as a moving average, that is not undone. Tied parameters are copied once, under the
+    name that `named_parameters` gives them.
 
     Args:
         step: k, in optimizer steps; 0 is the initial (for a pretrained model the pretrained) value.
@@ -35,9 +35,9 @@ class RewindPoint:
         """Copy θ_k out of `model`; later training of the model does not touch the copy.
 
         Args:
-            model: where its weights are sharded, every rank must call this, and they are gathered one at a time.
+            model: if its weights are sharded, every rank must call this; they are gathered one at a time.
             step: k.
-            keep: False: take part in the gathering only, for ranks that do not write; the result is empty.
+            keep: False for ranks that only take part in the gathering; their result is empty.
         """
         tensors = {}
         for name, tensor in _state(model).items():
@@ -66,7 +66,7 @@ class RewindPoint:
             write(state[name], value)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write θ_k to a safetensors file, whole or not at all."""
+        """Write θ_k to a safetensors file. After an error the file is as it was before."""
         tensors = {name: value.contiguous() for name, value in self.tensors.items()}
         write_tensors(path, tensors, {"format": "pt", "step": str(self.step)})
 

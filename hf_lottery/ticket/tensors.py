@@ -1,6 +1,6 @@
-"""The tensors of a ticket on disk: mask.safetensors and rewind.safetensors, written, and read without trust.
+"""mask.safetensors and rewind.safetensors of a ticket: written, and read with checks.
 
-What a file claims is checked against its size before memory is taken for it.
+The sizes that a file states are compared with the size of the file before memory is allocated for them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from hf_lottery.ticket.document import TicketError
 from hf_lottery.ticket.mask_codec import CodecError, decode, encode
 
 _MAX_HEADER = 64 << 20
-# Without a model to bound it, a coded mask may grow to this many times its file's bytes (a mask of density 0.1% is
-# 88 times smaller than its bits), or to this many bytes, whichever is more.
+# A compressed mask may become this many times larger than its bytes in the file (a mask of density 0.1% is 88 times
+# smaller than its bits), or have this many bytes, whichever is more. Only a model of that size allows more.
 _MAX_GROWTH, _FREE_GROWTH = 128, 16 << 20
 
 
 class StoredMask:
-    """The bits of a mask as they lie in mask.safetensors: decoded when asked for, and only to their known size.
+    """A mask in mask.safetensors. Its bits are decoded by `unpack`, and never to more than the size of its shapes.
 
     Args:
-        path: the file, already known to be the one that ticket.json lists.
+        path: the file; its SHA-256 has been compared with ticket.json.
         shapes: name -> shape of each masked parameter.
         kept: name -> how many weights ticket.json says are kept.
         encoding: `packed` or `deflate`.
@@ -62,11 +62,11 @@ class StoredMask:
             self._coded = {name: file.get_tensor(name).numpy().copy() for name in self.shapes}
 
     def require_bounded(self) -> None:
-        """Raise TicketError where the bits would be so much larger than their file that only a model can vouch."""
+        """Raise TicketError where the bits are so much larger than their file that it may be made to fill memory."""
         bits, coded = sum(map(_bytes_of, self.shapes.values())), sum(map(len, self._coded.values()))
         if bits > max(_MAX_GROWTH * coded, _FREE_GROWTH):
             raise TicketError(
-                f"the mask's {coded:,} bytes claim {8 * bits:,} weights, too many to unpack unseen; "
+                f"the mask's {coded:,} bytes stand for {8 * bits:,} weights, too many to unpack without a model; "
                 "`ticket.apply_to(model)` unpacks them for a model that has so many"
             )
 
@@ -82,7 +82,7 @@ class StoredMask:
             digest.update(packed)
             bits = np.unpackbits(packed, count=numel)
             kept = int(np.count_nonzero(bits))
-            # the second: a bit set after the last weight
+            # the second comparison finds bits that are set after the last weight
             if kept != self._kept[name] or int(np.bitwise_count(packed).sum(dtype=np.int64)) != kept:
                 raise TicketError(
                     f"the mask of '{name}' keeps {kept} weights, and ticket.json says {self._kept[name]}"
@@ -100,23 +100,26 @@ class StoredMask:
 
 
 class StoredRewind:
-    """θ_k as it lies in rewind.safetensors: the kept values of masked tensors, all values of the others.
+    """θ_k in rewind.safetensors: the kept values of masked tensors, all values of the others.
 
     Args:
-        path: the file, already known to be the one that ticket.json lists.
-        table: name -> its entry in ticket.json, of the tensors that are in the file.
+        path: the file; its SHA-256 has been compared with ticket.json. Not opened where `table` is empty.
+        table: name -> its record in ticket.json, of the tensors that are in the file.
+        step: k.
 
     Raises:
         TicketError: the file holds other names, dtypes or numbers of values than `table` says.
     """
 
-    def __init__(self, path: Path, table: Mapping[str, Mapping[str, Any]]):
-        self.table = table
-        self._file = _opened(path)  # held open: the folder may be gone by the time that it is read
+    def __init__(self, path: Path, table: Mapping[str, Mapping[str, Any]], step: int):
+        self.table, self.step = table, step
+        if not table:
+            return
+        self._file = _opened(path)  # kept open, so that the values can be read after the folder has been removed
         _require_same_names(path, self._file.keys(), table)
         for name, entry in table.items():
             slice_ = self._file.get_slice(name)
-            expected = [entry["kept"]] if entry["theta"] == "survivors" else entry["shape"]
+            expected = [entry["kept"]] if entry["stored"] == "survivors" else entry["shape"]
             if slice_.get_shape() != expected or _DTYPE_NAMES.get(slice_.get_dtype()) != entry["dtype"]:
                 raise TicketError(
                     f"{path.name}: '{name}' has shape {slice_.get_shape()} and dtype {slice_.get_dtype()}; "
@@ -124,15 +127,20 @@ class StoredRewind:
                 )
 
     def value(self, name: str, mask: Mapping[str, Tensor]) -> Tensor:
-        """θ_k of one tensor, in its own dtype on the CPU; a weight that is not in the file is 0."""
+        """θ_k of one tensor, in its own dtype on the CPU; a weight that is not in the file is 0.
+
+        Args:
+            name: a name in `table`.
+            mask: parameter name -> bool tensor, True = kept.
+        """
         value = self._file.get_tensor(name)
-        if self.table[name]["theta"] == "dense":
-            return value.clone()  # not the file's own pages
+        if self.table[name]["stored"] == "dense":
+            return value.clone()  # in memory of its own: the file's may not be written
         return torch.zeros(mask[name].shape, dtype=value.dtype).masked_scatter_(mask[name].cpu(), value)
 
 
 def write_mask(path: Path, mask: Mask, compress: bool) -> str:
-    """Write `mask` as packed bits, or coded to within 5% of their entropy; returns which (a `mask_encoding`)."""
+    """Write `mask` as packed bits, or compressed to within 5% of their entropy. Returns the `mask_encoding`."""
     tensors = {name: pack_bits(tensor) for name, tensor in mask.items()}
     if compress:
         tensors = {
@@ -144,7 +152,14 @@ def write_mask(path: Path, mask: Mask, compress: bool) -> str:
 
 
 def write_rewind(path: Path, values: Mapping[str, Tensor], mask: Mapping[str, Tensor], dense: Iterable[str]) -> None:
-    """Write θ_k: of masked tensors the kept values in C order, of those in `dense` and of the others all values."""
+    """Write θ_k: of the tensors in `dense` all values, of the others the kept values in C order.
+
+    Args:
+        path: the file to write.
+        values: name -> value of every tensor to write.
+        mask: name -> bool tensor, True = kept, of at least the tensors that are not in `dense`.
+        dense: names.
+    """
     dense = set(dense)
     tensors = {
         name: (value if name in dense else value[mask[name].cpu()]).contiguous() for name, value in values.items()
@@ -176,7 +191,7 @@ def require_file(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _opened(path: Path):
-    """A safetensors file whose header has been bounded; its own faults become ours."""
+    """Open a safetensors file after its header's size has been checked. Errors become TicketError."""
     try:
         with path.open("rb") as file:
             head = file.read(8)

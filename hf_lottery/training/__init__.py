@@ -1,0 +1,12 @@
+"""Training under a mask, and the search for a ticket. What `trainer.find_ticket()` does, file by file:
+
+* search.py: `Search.find_ticket` runs the rounds. One round: load the round before, prune, rewind, train.
+* trainer.py: `LotteryMixin` has these three steps, and `train` starts in one of three ways: fresh, as at the rewind
+  point, or from a checkpoint. unsupported.py has refused settings that do not work when the trainer was made.
+* masking.py: prune() sets a new mask; in each training the mask is attached as a masked step (masked_step.py, or
+  deepspeed.py inside a DeepSpeed engine), which keeps pruned weights at zero or at θ_k.
+* rewinding.py: the callback captures θ_k, with optimizer and random numbers, when training reaches step k.
+* replay.py: rewind() requests that the next training starts as at step k; it holds the random-number states and the
+  last learning rate for that.
+* network_folder.py: mask, trained weights and line of results of each finished round, in a folder of its own.
+"""

@@ -1,9 +1,9 @@
-"""Training under a mask inside a DeepSpeed engine, where the step happens out of sight on fp32 masters.
+"""Training under a mask inside a DeepSpeed engine, which steps by itself on fp32 master copies of the weights.
 
-Three rules keep it exact. Weights that a training starts from are written into the masters. Pruned weights, their
-gradients (as backward produces them, so before the clip) and their moments are zero, and an optimizer that treats
-every coordinate alone then leaves them so: others are refused. Between trainings the engine is given up and the model
-is a plain one again, so that pruning and rewinding are what they are anywhere.
+Three rules keep it exact. The weights that a training starts from are written into the masters. Pruned weights, their
+gradients (as backward produces them, so before the clip) and their moments are zero; an optimizer that updates each
+coordinate by itself keeps them so, and others are refused. Between trainings the engine is removed and the model is a
+plain one again, so that pruning and rewinding are the same as without DeepSpeed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hf_lottery.distributed.processes import full
 from hf_lottery.mask import Mask
 from hf_lottery.ticket.rewind_point import RewindPoint
 
-# what ZeRO-3 leaves on modules beside `ds_…`; bound to the old engine, it would break the next one
+# attributes that ZeRO-3 leaves on modules beside `ds_…`; they belong to the old engine and would break the next one
 _LEFT_ON_MODULES = (
     "pre_bwd_fn",
     "post_bwd_fn",
@@ -30,8 +30,8 @@ _LEFT_ON_MODULES = (
 )
 
 
-class ZeroMaskedStep:
-    """As `hf_lottery.training.masked_step.MaskedStep`, inside an engine.
+class DeepSpeedMaskedStep:
+    """The `MaskedStep` of a training inside an engine.
 
     Args:
         parameters: name -> the engine's parameter.
@@ -47,15 +47,15 @@ class ZeroMaskedStep:
 
         Args:
             optimizer: DeepSpeed's, which wraps a torch optimizer over flat masters.
-            moments: False: they are of a training under this very mask, and stay.
+            moments: False: keep its state, which is of a training under this very mask.
         """
         mask_values(self._entries, optimizer.optimizer.state if moments else {})
         for parameter, kept in self._entries:
-            # a tensor's hook, not a post-accumulate one: those run after DeepSpeed has taken the gradient away
+            # not a post-accumulate hook: those run after DeepSpeed has taken the gradient
             self._handles.append(parameter.register_hook(_GradientMask(kept.to(parameter.device))))
 
     def detach(self) -> None:
-        """Take every hook away again."""
+        """Remove every hook."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -64,12 +64,12 @@ class ZeroMaskedStep:
         """Count the pruned weights that are not zero.
 
         Raises:
-            RuntimeError: there are any, so the optimizer does not treat every coordinate alone.
+            RuntimeError: there are any, so the optimizer does not update each coordinate by itself.
         """
         moved = sum(int(full(p)[~kept.to(p.device)].count_nonzero()) for p, kept in self._entries)
         if moved:
             raise RuntimeError(
-                f"{moved} pruned weights were moved by the optimizer of DeepSpeed: its result is no ticket; "
+                f"the optimizer of DeepSpeed has changed {moved} pruned weights, so that the result is no ticket: "
                 "set optim to adamw_torch"
             )
 
@@ -82,10 +82,10 @@ class _GradientMask:
         return gradient.masked_fill(self.pruned, 0)
 
 
-class ZeroTraining(TrainerCallback):
-    """Brings a trainer's model into each training's engine, exactly, and out of it again.
+class DeepSpeedTraining(TrainerCallback):
+    """Moves a trainer's model into the engine of each training, and out of it afterwards, without rounding.
 
-    Its on_train_begin must come before those of the callbacks that read weights.
+    Its on_train_begin must run before those of callbacks that read weights.
     """
 
     def __init__(self, trainer: Trainer):
@@ -93,7 +93,7 @@ class ZeroTraining(TrainerCallback):
         self._start: RewindPoint | None = None
         for parameter in trainer.model.parameters():
             if parameter.requires_grad and parameter.is_floating_point():
-                parameter.data = parameter.data.float()  # what masters are; a bf16 copy would round them
+                parameter.data = parameter.data.float()  # as masters are; a bf16 copy would round them
 
     @property
     def engine_runs(self) -> bool:
@@ -101,7 +101,7 @@ class ZeroTraining(TrainerCallback):
         return self.trainer.deepspeed is not None
 
     def enter(self, from_checkpoint: bool) -> None:
-        """A training is about to start: from the model's weights as they are, or from those of a checkpoint."""
+        """A training starts: from the model's weights as they are, or from those of a checkpoint."""
         self.leave()
         self._start = None if from_checkpoint else RewindPoint.capture(self.trainer.model)
 
@@ -111,15 +111,11 @@ class ZeroTraining(TrainerCallback):
             self._start = None
 
     def leave(self) -> None:
-        """Give the engine up, if there is one: the model gets plain parameters, on the CPU, of the masters' values."""
+        """Remove the engine, if there is one: the model gets plain parameters on the CPU, with the masters' values."""
         trainer = self.trainer
         if not self.engine_runs:
             return
-        plain: dict[int, nn.Parameter] = {}
-        for parameter in trainer.model.parameters():
-            value = full(parameter).cpu()
-            value = value.float() if parameter.requires_grad else value
-            plain[id(parameter)] = nn.Parameter(value.clone(), requires_grad=parameter.requires_grad)
+        plain = _plain_parameters(trainer.model)
         modules = [(module, dict(module._parameters)) for module in trainer.model.modules()]
         trainer.accelerator.free_memory()  # destroys the engine and its hooks
         for module, parameters in modules:
@@ -128,3 +124,13 @@ class ZeroTraining(TrainerCallback):
                 delattr(module, name)
         trainer.deepspeed, trainer.optimizer, trainer.lr_scheduler = None, None, None
         trainer.model_wrapped = trainer.model
+
+
+def _plain_parameters(model: nn.Module) -> dict[int, nn.Parameter]:
+    """id of each of the engine's parameters -> a whole parameter of the same value, on the CPU; fp32 if trained."""
+    plain = {}
+    for parameter in model.parameters():
+        value = full(parameter).cpu()
+        value = value.float() if parameter.requires_grad else value
+        plain[id(parameter)] = nn.Parameter(value.clone(), requires_grad=parameter.requires_grad)
+    return plain

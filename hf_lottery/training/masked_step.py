@@ -16,8 +16,8 @@ class MaskedStep:
     """Makes any torch optimizer train the subnetwork m ⊙ θ instead of θ.
 
     Gradients of pruned weights become zero as backward produces them, before clipping, so that the gradient norm, the
-    clipped gradients and the optimizer's moments are the smaller network's. After the step pruned weights are written
-    once more, against optimizers that mix coordinates or decay weights.
+    clipped gradients and the optimizer's moments are those of the smaller network. After the step pruned weights are
+    written again, because some optimizers mix coordinates or decay weights.
 
     Args:
         parameters: name -> live parameter (a DTensor's mask is sharded like it).
@@ -45,8 +45,8 @@ class MaskedStep:
                     f"the mask of '{name}' has shape {tuple(kept.shape)}, the parameter {tuple(parameter.shape)}"
                 )
             if bool(kept.all()):
-                continue  # nothing to hold still
-            kept = shard_like(kept, parameter)  # the mask's own memory where that lies beside the parameter
+                continue  # nothing is pruned
+            kept = shard_like(kept, parameter)  # no copy if the mask is whole and on the parameter's device
             if kept.numel() < parameter.numel():
                 kept = kept.clone()  # a view of the whole would keep all of it
             value = None
@@ -59,7 +59,7 @@ class MaskedStep:
 
         Args:
             optimizer: not wrapped.
-            moments: False: its moments are those of a training under this very mask, and stay.
+            moments: False: keep its state, which is of a training under this very mask.
         """
         self.mask_weights()
         if moments:
@@ -70,7 +70,7 @@ class MaskedStep:
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self.mask_weights()))
 
     def detach(self) -> None:
-        """Take every hook away again."""
+        """Remove every hook."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -85,10 +85,10 @@ class MaskedStep:
 
     @torch.no_grad()
     def mask_moments(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero the pruned coordinates of the optimizer's state; forget state that is not held by coordinate.
+        """Zero the pruned coordinates of the optimizer's state; drop state that has no such coordinates.
 
         State shaped as its parameter (momentum, Adam's moments) is masked. Anything else with more than one entry
-        (factored or 8-bit moments) mixes coordinates, so that parameter's state starts anew.
+        (factored or 8-bit moments) mixes coordinates, so the whole state of that parameter is dropped.
         """
         for parameter, kept, _ in self._entries:
             state = optimizer.state.get(parameter, {})
@@ -117,7 +117,7 @@ def forget_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def inner_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The torch optimizer inside Accelerate's wrapper, which takes no hooks itself."""
+    """The torch optimizer inside Accelerate's wrapper, which cannot have hooks itself."""
     from accelerate.optimizer import AcceleratedOptimizer
 
     while isinstance(optimizer, AcceleratedOptimizer):
@@ -129,6 +129,6 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The same memory as integers, whose product with a bool is every bit or none: it zeroes nan and inf too, which a
-    product of floats does not, leaves no −0, and on a CPU takes half the time of masked_fill_ or less."""
+    """The same memory as integers. Times a bool, all bits stay or all become 0: unlike a product of floats this makes
+    nan and inf 0, and never −0. On a CPU it takes at most half the time of masked_fill_."""
     return tensor.view(_INTEGERS[tensor.element_size()])

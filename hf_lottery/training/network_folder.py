@@ -1,4 +1,4 @@
-"""The folder of one trained network: what is in it, when it counts as finished, and its line of results."""
+"""The folder of one trained network: its files, whether it is finished, and its line of results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS_FILE = "seconds"  # how long an unfinished training had taken at its las
 
 
 class NetworkFolder:
-    """The folder of one trained network. It is finished when `result.json` is there: that file is written last.
+    """The folder of one trained network. It is finished if it has `result.json`: that file is written last.
 
     Args:
         path: for the ticket of round 3 `round-03`, for a control of it `round-03/random_reinit-0`.
@@ -29,7 +29,7 @@ class NetworkFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the network was trained to the end and everything about it is on disk."""
+        """Whether the network was trained to the end and all its files are on disk."""
         return (self.path / RESULT_FILE).is_file()
 
     def result(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class NetworkFolder:
         return RewindPoint.load(self.path / TRAINED_FILE)
 
     def finish(self, mask: Mask, trained: RewindPoint, result: dict[str, Any]) -> None:
-        """Write all three files; `result.json` last, so that a crash leaves the folder unfinished, never half-true."""
+        """Write all three files; `result.json` last, so that after a crash the folder does not count as finished."""
         self.path.mkdir(parents=True, exist_ok=True)
         mask.save(self.path / MASK_FILE)
         trained.save(self.path / TRAINED_FILE)
@@ -53,9 +53,9 @@ class NetworkFolder:
 
 
 def last_checkpoint(folder: str | os.PathLike) -> str | None:
-    """The newest whole checkpoint in `folder`: Trainer writes `trainer_state.json` last, after all that it goes with.
+    """The newest complete checkpoint in `folder`, which is one with `trainer_state.json`: Trainer writes that last.
 
-    (transformers' `get_last_checkpoint` goes by names alone, and takes one that a kill left half-written.)
+    (transformers' `get_last_checkpoint` looks at names alone, and returns one whose writing was killed.)
     """
     found = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):

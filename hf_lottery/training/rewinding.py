@@ -1,11 +1,10 @@
-"""RewindCallback: captures θ_k, and all else that training had at step k, as the Trainer reaches it."""
+"""RewindCallback: captures θ_k, with the rest of the training's state, when Trainer reaches step k."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -13,26 +12,28 @@ from transformers.trainer import TRAINER_STATE_NAME, safe_globals
 from transformers.trainer_utils import has_length
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.distributed.processes import barrier, from_main, world_size
-from hf_lottery.random_state import get_rng_state, set_rng_state
+from hf_lottery.distributed.processes import barrier, from_main, named_parameters, world_size
+from hf_lottery.random_state import get_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.replay import REWIND_POINT, Replay
 
 REWIND_FILE = "rewind.safetensors"
 RNG_FILE = "rng.pt"
 
 
 class RewindCallback(TrainerCallback):
-    """Captures θ_k at step k of the first training that it sees, and puts it back on request.
+    """Captures θ_k at step k of the first training, and restores it on request.
 
-    On a plain Trainer it is a way to rewind weights by hand: pass it in `callbacks`, train, then call
-    `restore(model)`. `LotteryTrainer` adds one itself, and with it also replays optimizer, scheduler, random numbers
-    and data order. (At k > 0 a loader has fetched batches ahead of step k: if fetching draws from the global
-    generators, as a masking collator does, these batches are others in the replay.)
+    With a plain Trainer it rewinds the weights alone: pass it in `callbacks`, train, then call `restore(model)`.
+    `LotteryTrainer` adds one itself, and also replays optimizer, scheduler, random numbers and data order. (At k > 0
+    the data loader has fetched some batches before step k. If fetching draws from the global generators, as a masking
+    collator does, the replay has other batches there.)
 
     Args:
         rewind_step: k: a number of steps, or below 1 a share of the training steps.
         output_dir: where rewind.safetensors is written. None: kept in memory only.
         trainer: at k > 0, the trainer whose optimizer, scheduler and state are kept too (in `output_dir`).
+        replay: how the trainer's next training starts. None: the callback has its own, and never replays.
     """
 
     def __init__(
@@ -40,15 +41,14 @@ class RewindCallback(TrainerCallback):
         rewind_step: float = 0,
         output_dir: str | os.PathLike | None = None,
         trainer: Trainer | None = None,
+        replay: Replay | None = None,
     ):
         self.config = LotteryConfig(rewind_step=rewind_step)
         self.folder = None if output_dir is None else Path(output_dir)
         self.trainer = trainer
+        self.replay = Replay() if replay is None else replay
         self.point: RewindPoint | None = None
-        self.start_rng: dict[str, Any] | None = None  # as train() was entered: data order comes from it
-        self.rng: dict[str, Any] | None = None  # at step k
         self.passes = 0  # over the training data
-        self.replaying = False  # whether the training under way starts from θ_k, and not by reaching it
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         step = self.config.resolve_rewind_step(state.max_steps)
@@ -59,19 +59,21 @@ class RewindCallback(TrainerCallback):
         self.passes = 0
         if self.point is None and step == 0 and state.global_step == 0:
             self._capture(kwargs["model"], 0, args)
+        if self.replay.retraining == "fine_tuning":
+            self.replay.set_last_learning_rate(kwargs["optimizer"], kwargs["lr_scheduler"])
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self.passes += 1
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        # The start of step k + 1, not the end of step k: the evaluation after step k has drawn its random numbers.
+        # At the start of step k + 1, not the end of step k: an evaluation after step k also draws random numbers.
         if self.point is None and state.global_step == self.config.resolve_rewind_step(state.max_steps):
             self._capture(kwargs["model"], state.global_step, args)
         if self.point is not None and state.global_step == self.point.step:
-            if self.replaying:
-                set_rng_state(self.rng)
-            elif self.rng is None:
-                self.rng = get_rng_state()
+            if self.replay.start == REWIND_POINT:
+                self.replay.set_step_rng()
+            elif self.replay.step_rng is None:
+                self.replay.step_rng = get_rng_state()
                 if self.folder is not None:
                     self._write(args, state)
 
@@ -81,12 +83,24 @@ class RewindCallback(TrainerCallback):
         Raises:
             RuntimeError: step k has not been reached yet.
         """
+        self.require_point().restore(model)
+
+    def require_point(self) -> RewindPoint:
+        """θ_k.
+
+        Raises:
+            RuntimeError: step k has not been reached yet.
+        """
         if self.point is None:
             raise RuntimeError("there is no rewind point yet: train to the rewind step first")
-        self.point.restore(model)
+        return self.point
 
     def load(self, args: TrainingArguments) -> bool:
-        """Take up the rewind point that an earlier process wrote to `output_dir`; False where there is none."""
+        """Read the rewind point that an earlier process wrote to `output_dir`; False if there is none.
+
+        Raises:
+            ValueError: it was written by another number of processes.
+        """
         if self.folder is None or not from_main(lambda: (self.folder / REWIND_FILE).is_file()):
             return False
         self.point = RewindPoint.load(self.folder / REWIND_FILE)
@@ -99,7 +113,7 @@ class RewindCallback(TrainerCallback):
             )
         with safe_globals():
             states = torch.load(rng_file, weights_only=True)
-        self.start_rng, self.rng = states["start"], states["step"]
+        self.replay.start_rng, self.replay.step_rng = states["start"], states["step"]
         return True
 
     def _capture(self, model: torch.nn.Module, step: int, args: TrainingArguments) -> None:
@@ -112,15 +126,15 @@ class RewindCallback(TrainerCallback):
         self.point = RewindPoint.capture(model, step, keep=self.folder is None or args.should_save)
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Write all that training had at step k; rewind.safetensors last, without which nothing is taken up."""
+        """Write the state of training at step k. rewind.safetensors is last: `load` reads nothing without it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         rng_file = _per_rank(self.folder / RNG_FILE, args)
-        torch.save({"start": self.start_rng, "step": self.rng}, rng_file)
+        torch.save({"start": self.replay.start_rng, "step": self.replay.step_rng}, rng_file)
         if self.point.step > 0 and self.trainer is not None:
             self.trainer._save_optimizer_and_scheduler(str(self.folder))
             self.trainer._save_scaler(str(self.folder))
             if args.should_save:
-                # the best so far is the dense network's: a sparse one must not be given its weights in the end
+                # the best model so far is the dense network: a sparse one must not load its weights at the end
                 blank = {"best_metric": None, "best_global_step": None, "best_model_checkpoint": None}
                 replace(state, **blank).save_to_json(str(self.folder / TRAINER_STATE_NAME))
         barrier()
@@ -129,6 +143,13 @@ class RewindCallback(TrainerCallback):
         barrier()
         if world_size() > 1:  # one file, mapped into the memory of all, instead of a copy each
             self.point = RewindPoint.load(self.folder / REWIND_FILE)
+
+
+def refuse_newly_trained(model: torch.nn.Module, point: RewindPoint) -> None:
+    """Raise a ValueError for a model with a weight that is trained now but was frozen at step k, so is not in θ_k."""
+    for name, parameter in named_parameters(model).items():
+        if parameter.requires_grad and name not in point.tensors:
+            raise ValueError(f"'{name}' was frozen at the rewind step and is trained now: it cannot be rewound")
 
 
 def _per_rank(path: Path, args: TrainingArguments) -> Path:

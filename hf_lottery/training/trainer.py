@@ -2,305 +2,275 @@
 
 from __future__ import annotations
 
-import copy
-import time
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.distributed.processes import from_main, named_parameters, require_agreement
+from hf_lottery.distributed.processes import from_main, named_parameters
 from hf_lottery.mask import MASK_FILE, Mask
-from hf_lottery.pruning.step import next_mask, refuse_what_cannot_be_judged
+from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
+from hf_lottery.pruning.step import check_network, next_mask
 from hf_lottery.pruning.targets import match_rates, prunable
-from hf_lottery.random_state import get_rng_state, set_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
-from hf_lottery.training.deepspeed import ZeroMaskedStep, ZeroTraining
-from hf_lottery.training.masked_step import MaskedStep, forget_moments, inner_optimizer
+from hf_lottery.training.deepspeed import DeepSpeedTraining
+from hf_lottery.training.masking import Masking
 from hf_lottery.training.network_folder import last_checkpoint
-from hf_lottery.training.rewinding import RewindCallback
-from hf_lottery.training.search import SearchMixin
-from hf_lottery.training.unsupported import refuse_launchers, refuse_offloaded, refuse_what_cannot_be_kept_right
+from hf_lottery.training.replay import REWIND_POINT, STEP_0, InitialState, Replay
+from hf_lottery.training.rewinding import RewindCallback, refuse_newly_trained
+from hf_lottery.training.search import Search
+from hf_lottery.training.unsupported import (
+    refuse_compiled_or_offloaded,
+    refuse_other_pruned_value,
+    refuse_unsupported_arguments,
+    refuse_unsupported_launcher,
+)
 
 
-class LotteryMixin(SearchMixin):
+class LotteryMixin:
     """Adds masks and the search for tickets to any Trainer: `class MyTrainer(LotteryMixin, SFTTrainer): ...`.
 
-    Takes the Trainer's own arguments in its own order, and two more by name. Without them nothing is added: the
-    training is the Trainer's, bit for bit.
+    Takes the Trainer's own arguments in its own order, and two more by name. Without these two it is the Trainer, bit
+    for bit, and the methods here raise a RuntimeError.
 
     Args:
         lottery_config: how to search for a ticket.
         ticket: a ticket to train: its rewound weights are written into the model and its mask is kept.
 
+    Attributes:
+        lottery_config: the one given; for a ticket alone, the defaults.
+        current_round: the number of prunings; `log` adds it to every record.
+        replay: how the next `train()` starts.
+        rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
+
     Raises:
-        ValueError: a setting under which pruned weights could not be held still, or nothing to prune.
+        ValueError: a setting under which pruned weights could change, or nothing to prune.
     """
 
     def __init__(self, *args, lottery_config: LotteryConfig | None = None, ticket: Ticket | None = None, **kwargs):
-        if lottery_config is not None or ticket is not None:
-            refuse_offloaded(args[0] if args else kwargs.get("model"))
-        super().__init__(*args, **kwargs)
-        self.lottery_config = lottery_config
-        self._mask: Mask | None = None
-        self._masked_step: MaskedStep | ZeroMaskedStep | None = None
-        if lottery_config is None and ticket is None:
-            return
-        if lottery_config is None:
+        # Set before Trainer's __init__, because that of a subclass may log, save or make its optimizer.
+        if lottery_config is None and ticket is not None:
             lottery_config = LotteryConfig(pruned_value=ticket.pruned_becomes)
-        elif ticket is not None and lottery_config.pruned_value != ticket.pruned_becomes:
-            raise ValueError(
-                f"lottery_config has pruned_value {lottery_config.pruned_value!r}, and the ticket's pruned weights "
-                f"are {ticket.pruned_becomes!r}: give LotteryConfig(pruned_value={ticket.pruned_becomes!r})"
-            )
-        self.lottery_config = config = lottery_config
-        refuse_what_cannot_be_kept_right(self.args, config)
-        refuse_launchers(self, config)
-        self._zero = ZeroTraining(self) if self.is_deepspeed_enabled else None
-        self.model_init = None  # it has made the model; called again in train() it would undo every rewind
-
-        modules = (config.target_modules, config.exclude_modules, config.prune_embeddings)
-        targets = prunable(self.model, *modules)
-        self._targets = tuple(targets)
-        self._rates = match_rates(config.pruning_rates, self._targets)
-        refuse_what_cannot_be_judged(self.model, config, targets, self._rates)
+        self.lottery_config = lottery_config
         self.current_round = 0
-        self._last_trained: int | None = None  # the round whose trained weights the model holds
-        self._interrupted = False  # whether the last training broke off, and left the model somewhere in between
-        self._seconds_before = 0.0  # of the training under way, in earlier processes
-        self._moments_masked = False  # whether the optimizer starts with moments of this very mask
-        self._replay: str | None = None  # where the next train() starts over: "rewind_point", "start", or not at all
-        self._last_lr_factor: float | None = None
-        self._own_optimizer = self.optimizer is not None
-        self._fresh_optimizer = copy.deepcopy(self.optimizer.state_dict()) if self.optimizer is not None else None
-        self._fresh_scheduler = (
-            copy.deepcopy(self.lr_scheduler.state_dict()) if self.lr_scheduler is not None else None
-        )
-        self._fresh_scaler = copy.deepcopy(self.accelerator.scaler.state_dict()) if self.accelerator.scaler else None
+        self.replay = Replay()
+        self.rewinding: RewindCallback | None = None
+        self._masking: Masking | None = None  # None: plain Trainer
+        self._initial_state: InitialState | None = None
+        self._rates: dict[str, float] = {}
+        if lottery_config is not None:
+            refuse_compiled_or_offloaded(args[0] if args else kwargs.get("model"))
+        super().__init__(*args, **kwargs)
+        if lottery_config is not None:
+            self._set_up(lottery_config, ticket)
 
-        self._rewind_callback = RewindCallback(config.rewind_step, Path(self.args.output_dir) / "rewind", trainer=self)
-        if ticket is None:
-            self._mask = Mask.ones((name, self._parameters()[name]) for name in self._targets)
-        else:
+    def _set_up(self, config: LotteryConfig, ticket: Ticket | None) -> None:
+        refuse_other_pruned_value(config, ticket)
+        refuse_unsupported_arguments(self.args, config)
+        refuse_unsupported_launcher(self, config)
+        deepspeed = DeepSpeedTraining(self) if self.is_deepspeed_enabled else None
+        self.model_init = None  # the model is made; a second one in train() would undo every rewind
+        targets = prunable(self.model, config.target_modules, config.exclude_modules, config.prune_embeddings)
+        self._rates = match_rates(config.pruning_rates, tuple(targets))
+        check_network(self.model, config, targets, self._rates)
+        self._initial_state = InitialState(self)
+        self.rewinding = RewindCallback(config.rewind_step, Path(self.args.output_dir) / "rewind", self, self.replay)
+        if ticket is not None:
             ticket.apply_to(self.model)
-            self._mask = ticket.mask
             if config.pruned_value == "init":
-                self._rewind_callback.point = RewindPoint.capture(self.model)
-        self._density = self._mask.density()
-        if self._zero is not None:
-            self.add_callback(self._zero)
-        self.add_callback(self._rewind_callback)
-        self.add_callback(_MaskCallback(self))
+                self.rewinding.point = RewindPoint.capture(self.model)
+        mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
+        self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
+        # Callback order: Trainer's own and the caller's, then ours as they are added here. DeepSpeed's writes the
+        # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k.
+        for callback in filter(None, (deepspeed, self.rewinding, self._masking)):
+            self.add_callback(callback)
 
-    # --- the steps ---
+    # --- the steps: train, prune, rewind
 
     @property
     def mask(self) -> Mask:
         """The current mask: parameter name -> bool tensor, True = kept."""
-        if self._mask is None:
-            raise RuntimeError("there is no mask: pass lottery_config or ticket to the trainer")
-        return self._mask
+        return self._require_masking().mask
 
     @mask.setter
     def mask(self, mask: Mask) -> None:
-        self._set_mask(mask)
+        self._require_masking().set(mask)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Exactly `Trainer.train`, under the current mask; after `rewind()`, from step k on."""
-        if self._mask is None:
+        """Exactly `Trainer.train`, under the current mask.
+
+        It starts in one of three ways: fresh; as at the rewind point (after `rewind()`); from a checkpoint.
+        """
+        if self._masking is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
-        rewinding = self._rewind_callback
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = from_main(lambda: last_checkpoint(self.args.output_dir)) or True
-        if resume_from_checkpoint and rewinding.point is None:
-            rewinding.load(self.args)
-        self._moments_masked = False
-        if isinstance(resume_from_checkpoint, str) and (saved := Path(resume_from_checkpoint) / MASK_FILE).is_file():
-            self._set_mask(Mask.load(saved))
-            self._moments_masked = True
-        if rewinding.start_rng is None:
-            rewinding.start_rng = get_rng_state()
-        elif self._replay or resume_from_checkpoint:
-            set_rng_state(rewinding.start_rng)
-        rewinding.replaying = self._replay == "rewind_point"
-        if rewinding.replaying and not resume_from_checkpoint and rewinding.point.step > 0:
-            resume_from_checkpoint = str(rewinding.folder)
-        if self._zero is not None:
-            self._zero.enter(bool(resume_from_checkpoint) and resume_from_checkpoint != str(rewinding.folder))
-        self._interrupted = True
-        try:
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self._detach_mask()
-            rewinding.replaying = False
-        self._interrupted = False
-        self._replay = None
-        if self._last_lr_factor is None:
-            group = inner_optimizer(self.optimizer).param_groups[0]
-            first = group.get("initial_lr", group["lr"])
-            self._last_lr_factor = group["lr"] / first if first else 0.0
-        return output
+        if resume_from_checkpoint:
+            resume = self._start_from_checkpoint(resume_from_checkpoint)
+        elif self.replay.start == REWIND_POINT:
+            resume = self._start_from_rewind_point()
+        else:
+            resume = self._start_fresh()
+        with self.replay.training(self):
+            try:
+                return super().train(resume, *args, **kwargs)
+            finally:
+                self._masking.detach()
+
+    def _start_fresh(self) -> None:
+        """From the weights as they are, at step 0."""
+        self.replay.set_start_rng(again=self.replay.start == STEP_0)
+        self._masking.enter_training(from_checkpoint=False)
+
+    def _start_from_rewind_point(self) -> str | None:
+        """From the weights as they are, with optimizer, scheduler, random numbers and data order of step k."""
+        step = self.rewind_point.step
+        self.replay.set_start_rng(again=True)
+        self._masking.enter_training(from_checkpoint=False)
+        return str(self.rewinding.folder) if step > 0 else None
+
+    def _start_from_checkpoint(self, checkpoint: str | bool) -> str | bool:
+        """From a checkpoint, with the mask in it. True: the last one in `output_dir`."""
+        if checkpoint is True:
+            checkpoint = from_main(lambda: last_checkpoint(self.args.output_dir)) or True
+        if self.rewinding.point is None:
+            self.rewinding.load(self.args)
+        has_mask = isinstance(checkpoint, str) and (Path(checkpoint) / MASK_FILE).is_file()
+        if has_mask:
+            self.mask = Mask.load(Path(checkpoint) / MASK_FILE)
+        self.replay.set_start_rng(again=True)
+        self._masking.enter_training(from_checkpoint=True, moments_are_masked=has_mask)
+        return checkpoint
 
     def prune(self) -> Mask:
         """Remove the lowest-scoring `pruning_rate` of what is left; returns (and keeps) the new mask."""
-        self._at_rest()
-        mask = next_mask(self, self.prunable_weights(), self._rates)
-        self._set_mask(mask)
+        self._require_masking().leave_engine()
+        self.mask = next_mask(self.pruning_context())
         self.current_round += 1
-        return mask
+        return self.mask
+
+    def pruning_context(self) -> PruningContext:
+        """What the next pruning may use: model, weights, θ_k, calibration batches and loss."""
+
+        def batches() -> list:
+            if self.train_dataset is None:
+                raise ValueError(
+                    f"criterion {self.lottery_config.criterion_name} looks at data, and the trainer has no "
+                    "train_dataset: give it one, or use criterion magnitude"
+                )
+            drawn = list(islice(self.get_train_dataloader(), CALIBRATION_BATCHES))
+            return [self._prepare_inputs(batch) for batch in drawn]
+
+        return PruningContext(
+            model=self.model,
+            config=self.lottery_config,
+            mask=self.mask,
+            weights=self.prunable_weights(),
+            rates=self.pruning_rates(),
+            initial=lambda: self.rewind_point.tensors,
+            batches=batches,
+            loss=lambda batch: self.compute_loss(self.model, dict(batch)),
+            seed=self.args.seed * 1000 + self.current_round,
+        )
 
     def prunable_weights(self) -> dict[str, torch.nn.Parameter]:
         """The live parameters that the mask is over, by name."""
-        parameters = self._parameters()
-        return {name: parameters[name] for name in self._mask}
+        parameters = named_parameters(self.model)
+        return {name: parameters[name] for name in self.mask}
 
     def pruning_rates(self) -> dict[str, float]:
-        """Parameter name -> its own rate, where it is not `pruning_rate`."""
+        """Parameter name -> its own rate, if that is not `pruning_rate`."""
         return dict(self._rates)
 
     def rewind(self) -> None:
-        """Put survivors back to θ_k (as `retraining` says) and let the next `train()` start as training was at step k.
+        """Set the surviving weights back to θ_k (as `retraining` says), and start the next `train()` as at step k.
 
-        Optimizer, scheduler, gradient scaler, random numbers and data order all start over, so that under an all-ones
-        mask the next training is round 0 again, bit for bit.
+        Optimizer, scheduler, gradient scaler, random numbers and data order all start again, so that under an all-ones
+        mask the next training equals the first, bit for bit.
+
+        Raises:
+            RuntimeError: step k has not been reached yet.
+            ValueError: a weight is trained now that was frozen at step k.
         """
-        self._at_rest()
+        self._require_masking().leave_engine()
         if self.lottery_config.retraining == "weight_rewinding":
-            for name, parameter in self._parameters().items():
-                if parameter.requires_grad and name not in self.rewind_point.tensors:
-                    raise ValueError(
-                        f"'{name}' was frozen at the rewind step and is trained now: it cannot be rewound"
-                    )
-            self._rewind_callback.restore(self.model)
-        self._masked(self._mask).mask_weights()
+            refuse_newly_trained(self.model, self.rewind_point)
+            self.rewind_point.restore(self.model)
+        self._masking.mask_weights()
         self.restart()
 
-    def restart(self, from_rewind_point: bool = True) -> None:
-        """Let the next `train()` start as training was at step k (or at step 0), from the weights as they are now.
+    def restart(self, from_rewind_point: bool = True, retraining: str | None = None, seed: int | None = None) -> None:
+        """Start the next `train()` as at step k (or at step 0), but from the weights as they are now.
 
         Args:
-            from_rewind_point: start at step k with the moments of step k; False: at step 0 with none.
+            from_rewind_point: start at step k with the optimizer state of step k; False: at step 0 with none.
+            retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
+            seed: use the random numbers of this seed, also for the data order; None: those of the first training.
         """
-        self._at_rest()
-        if self._own_optimizer:
-            inner_optimizer(self.optimizer).load_state_dict(copy.deepcopy(self._fresh_optimizer))
-        else:
-            self.optimizer = None
-        if self._fresh_scheduler is not None:
-            self.lr_scheduler.load_state_dict(copy.deepcopy(self._fresh_scheduler))
-        else:
-            self.lr_scheduler = None
-        if self._fresh_scaler is not None:
-            self.accelerator.scaler.load_state_dict(copy.deepcopy(self._fresh_scaler))
-        self._replay = "rewind_point" if from_rewind_point else "start"
+        self._require_masking().leave_engine()
+        self._initial_state.restore(self)
+        start = REWIND_POINT if from_rewind_point else STEP_0
+        self.replay.request(start, retraining or self.lottery_config.retraining, seed)
 
-    # --- Trainer's own seams ---
+    @property
+    def rewind_point(self) -> RewindPoint:
+        """θ_k. Raises RuntimeError before step k of the first training."""
+        self._require_masking()
+        return self.rewinding.require_point()
+
+    def load_rewind_point(self) -> None:
+        """Read θ_k and the rest of the state at step k from `output_dir`, if this trainer does not have them.
+
+        Raises:
+            FileNotFoundError: no training has written them there.
+        """
+        self._require_masking()
+        if self.rewinding.point is None and not self.rewinding.load(self.args):
+            raise FileNotFoundError(f"there is no rewind point in {self.rewinding.folder}: run round 0 first")
+
+    # --- the search
+
+    def find_ticket(self) -> Ticket:
+        """Train, prune, rewind, `num_rounds` times: see `Search.find_ticket`."""
+        self._require_masking()
+        return Search(self).find_ticket()
+
+    def ticket(self, number: int | None = None, **about: Any) -> Ticket:
+        """The ticket of a finished round; None: of the last. See `Search.ticket`."""
+        self._require_masking()
+        return Search(self).ticket(number, **about)
+
+    # --- methods of Trainer
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if self._mask is not None:
-            logs = {**logs, "round": self.current_round, "density": self._density}
+        if self._masking is not None:
+            logs = {**logs, "round": self.current_round, "density": self._masking.density}
         super().log(logs, *args, **kwargs)
 
     def create_scheduler(self, *args, **kwargs):
         scheduler = super().create_scheduler(*args, **kwargs)
-        if self._mask is None or not self._replay or self.lottery_config.retraining != "fine_tuning":
-            return scheduler
-        factor = self._last_lr_factor
-        if not factor:
-            raise ValueError(
-                f"fine_tuning goes on at the last learning rate, which is 0 under lr_scheduler_type "
-                f"{self.args.lr_scheduler_type.value}: choose one that ends above 0, or learning_rate_rewinding"
-            )
-        self.lr_scheduler = LambdaLR(self.optimizer, lambda step: factor)
-        return self.lr_scheduler
+        if self.replay.retraining == "fine_tuning":
+            schedule = self.args.lr_scheduler_type.value
+            scheduler = self.lr_scheduler = self.replay.constant_schedule(self.optimizer, schedule)
+        return scheduler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs) -> None:
-        if self._mask is not None and Path(resume_from_checkpoint) == self._rewind_callback.folder:
-            return  # rewind() has put the weights back; the folder holds the rest of the training's state
+        if self._masking is not None and Path(resume_from_checkpoint) == self.rewinding.folder:
+            return  # rewind() has restored the weights; the folder holds the rest of the training's state
         super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, *args, **kwargs) -> None:
         super()._save(output_dir, *args, **kwargs)
-        if self._mask is not None and self.args.should_save:
-            self._mask.save(Path(output_dir or self.args.output_dir) / MASK_FILE)
+        if self._masking is not None and self.args.should_save:
+            self.mask.save(Path(output_dir or self.args.output_dir) / MASK_FILE)
 
-    # --- inside ---
-
-    def _at_rest(self) -> None:
-        """The model is about to be looked at or changed between trainings."""
-        if self._zero is not None:
-            self._zero.leave()
-
-    def _parameters(self) -> dict[str, torch.nn.Parameter]:
-        return named_parameters(self.model)
-
-    def _set_mask(self, mask: Mask) -> None:
-        require_agreement(
-            "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
-        )
-        if self._masked_step is not None and self._zero is not None:
-            raise ValueError("the mask cannot change while DeepSpeed trains: change it between two trainings")
-        self._at_rest()
-        if any(isinstance(parameter, DTensor) for parameter in self._parameters().values()):
-            mask = Mask.packing(mask.items())  # each process's step holds its own part
-        self._masked(mask).mask_weights()
-        self._mask = mask
-        self._density = mask.density()
-        self._moments_masked = False
-        if self.optimizer is not None:
-            forget_moments(inner_optimizer(self.optimizer))
-        if self._masked_step is not None:
-            self._attach_mask()
-
-    def _masked(self, mask: Mask) -> MaskedStep | ZeroMaskedStep:
-        if self._zero is not None and self._zero.engine_runs:
-            return ZeroMaskedStep(self._parameters(), mask)
-        held_at_init = self.lottery_config.pruned_value == "init" and mask.density() < 1
-        values = self.rewind_point.tensors if held_at_init else None
-        return MaskedStep(self._parameters(), mask, values)
-
-    def _attach_mask(self) -> None:
-        self._detach_mask()
-        self._masked_step = self._masked(self._mask)
-        optimizer = inner_optimizer(self.optimizer)
-        self._masked_step.attach(optimizer, moments=not self._moments_masked)
-        if self._replay and self.lottery_config.retraining == "fine_tuning":
-            for group in optimizer.param_groups:  # those of step k were loaded after the scheduler had set its own
-                group["lr"] = group.get("initial_lr", group["lr"]) * self._last_lr_factor
-            rates = [group["lr"] for group in optimizer.param_groups]
-            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), "_last_lr": rates})  # what is logged
-
-    def _detach_mask(self) -> None:
-        if self._masked_step is not None:
-            self._masked_step.detach()
-            self._masked_step = None
-
-
-class _MaskCallback(TrainerCallback):
-    """Attaches the masked step once model and optimizer are prepared (sharded, compiled, loaded)."""
-
-    def __init__(self, trainer: LotteryMixin):
-        self.trainer = trainer
-        self.began = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.began = time.monotonic()
-        self.trainer._attach_mask()
-
-    def on_save(self, args, state, control, **kwargs):
-        self.trainer.note_seconds(Path(args.output_dir), time.monotonic() - self.began)
-        # where weights are saved as shards, Trainer._save is not called
-        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
-        if args.should_save and saved.parent.is_dir() and not saved.is_file():
-            self.trainer.mask.save(saved)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if isinstance(self.trainer._masked_step, ZeroMaskedStep):
-            self.trainer._masked_step.require_zero()
+    def _require_masking(self) -> Masking:
+        if self._masking is None:
+            raise RuntimeError("this trainer has no mask: pass lottery_config or ticket to the trainer")
+        return self._masking
 
 
 class LotteryTrainer(LotteryMixin, Trainer):

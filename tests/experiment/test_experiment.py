@@ -16,6 +16,7 @@ from hf_lottery.experiment.controls import CONTROLS, control_seed, redraw
 from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.layout import CONTROLS as NAMES
 from hf_lottery.layout import Network
+from hf_lottery.training.search import Search
 from tests.tiny import Net, make_trainer, seeded_net
 
 
@@ -63,8 +64,7 @@ def test_a_control_has_the_tickets_counts_in_every_tensor(finished, name):
 def start(finished, name):
     """The weights that a control starts from, asked of the control itself on a fresh trainer."""
     trainer = finished.make_trainer(42, finished.root / "replicate-0")
-    trainer.load_rewind_point()
-    trainer.enter_round(2)
+    Search(trainer).enter_round(2)
     CONTROLS[name](trainer, 2, control_seed(42, name, 2, 0))
     return trainer, {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
 

@@ -146,8 +146,8 @@ def test_the_ends_of_a_path_are_the_copies_own_test_errors(tmp_path):
     (path,) = measure_instability(trainer, tmp_path / "paths", mask=mask, seeds=[4, 5], points=3).paths
     data = Blobs(16, 3)
     for seed, error in ((4, path.errors[0]), (5, path.errors[-1])):
-        unit = NetworkFolder(tmp_path / "paths" / f"order-{seed}")
-        tensors = unit.trained().tensors
+        folder = NetworkFolder(tmp_path / "paths" / f"order-{seed}")
+        tensors = folder.trained().tensors
         assert all(not tensors[name][~kept].any() for name, kept in mask.items())
         model = LeNetForImageClassification(LeNetConfig(hidden_sizes=[6], image_size=4, num_labels=2))
         model.load_state_dict(tensors)

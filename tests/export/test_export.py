@@ -21,7 +21,8 @@ from hf_lottery.export.adapter import save_adapter, without_pruned_ranks
 from hf_lottery.export.delta import Delta
 from hf_lottery.export.merged import merge
 from hf_lottery.export.shira import save_shira
-from hf_lottery.pruning.lora_density import pairs
+from hf_lottery.export.source import open_source
+from hf_lottery.pruning.lora import lora_pairs
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.runner.adapters import add_adapter
 from hf_lottery.runner.run import run
@@ -94,7 +95,7 @@ def _rank_mask(model):
     """Another number of ranks in every module, none in one; half of the pairs by A alone, half by B alone."""
     parameters = dict(model.named_parameters())
     mask = dict(Mask.ones({n: p for n, p in parameters.items() if ".lora_A." in n or ".lora_B." in n}))
-    for number, (a, b) in enumerate(pairs(mask).values()):
+    for number, (a, b) in enumerate(lora_pairs(mask).values()):
         gone = torch.arange(4)[number % 5 :]
         if number % 2:
             mask[a] = mask[a].index_fill(0, gone, False)
@@ -277,27 +278,27 @@ def _recipe(tmp_path, lottery, peft):
     return load_recipe(str(path))
 
 
-def test_a_lora_runs_from_its_recipe_and_unit_and_ticket_are_exported(tmp_path, monkeypatch):
+def test_a_lora_runs_from_its_recipe_and_network_and_ticket_are_exported(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     root = run(_recipe(tmp_path, {}, peft=True), Console(file=(screen := io.StringIO()), width=500))
     places = dict(line.split(maxsplit=1) for line in screen.getvalue().strip().splitlines()[-4:])
     assert places["plot"].endswith("perplexity.png")
     assert all(Path(place).exists() for place in places.values())
-    unit = root / "replicate-0" / "round-01"
+    network = root / "replicate-0" / "round-01"
     line = json.loads((root / "results.jsonl").read_text().splitlines()[-1])
     assert line["test_perplexity"] == pytest.approx(torch.tensor(line["test_loss"]).exp().item(), rel=1e-5)
     assert 0 < line["density"] < 1 and line["density"] < line["delta_density"] <= 1
-    assert (unit / "generations.json").is_file()
+    assert (network / "generations.json").is_file()
     page = Path(places["report"]).read_text()
     assert "The data" in page and "train: 8 rows (300 tokens)" in page
-    assert "weights kept, pruned ones are zeros" in export(str(unit), "adapter")
-    assert "8 ranks, of 16" not in export(str(unit), "rank-adapter", str(tmp_path / "r"))
+    assert "weights kept, pruned ones are zeros" in export(str(network), "adapter")
+    assert "8 ranks, of 16" not in export(str(network), "rank-adapter", str(tmp_path / "r"))
     assert "it is at its rewind point, ready to train" in export(str(root), "adapter", str(tmp_path / "t"))
-    assert "the base is dense" in export(str(unit), "merged", str(tmp_path / "m"))
+    assert "the base is dense" in export(str(network), "merged", str(tmp_path / "m"))
     with pytest.raises(ValueError, match="holds a LoRA: use --to adapter, rank-adapter or merged"):
-        export(str(unit), "delta")
+        export(str(network), "delta")
     with pytest.raises(ValueError, match="--to is 'onnx'; it must be one of adapter"):
-        export(str(unit), "onnx")
+        export(str(network), "onnx")
     with pytest.raises(FileNotFoundError, match=r"holds neither result.json .* nor ticket.json"):
         export(str(tmp_path), "adapter")
 
@@ -305,30 +306,40 @@ def test_a_lora_runs_from_its_recipe_and_unit_and_ticket_are_exported(tmp_path, 
     from transformers import AutoModelForCausalLM
 
     model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(tmp_path / "model"), unit / "exported" / "adapter"
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model"), network / "exported" / "adapter"
     )
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
     assert torch.allclose(_logits(model), _logits(merged), atol=1e-5)
 
 
-def test_an_update_ticket_runs_from_its_recipe_and_its_unit_is_exported(tmp_path, monkeypatch):
+def test_an_update_ticket_runs_from_its_recipe_and_its_network_is_exported(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     root = run(_recipe(tmp_path, {"pruned_value": "init", "pruning_rate": 0.9, "scope": "global"}, peft=False))
-    unit = root / "replicate-0" / "round-01"
-    line = json.loads((unit / "result.json").read_text())
-    said = export(str(unit), "delta")
-    delta = Delta.load(unit / "exported" / "delta")
+    network = root / "replicate-0" / "round-01"
+    line = json.loads((network / "result.json").read_text())
+    said = export(str(network), "delta")
+    delta = Delta.load(network / "exported" / "delta")
     assert 0 < delta.count() <= line["kept"]
     assert f"{delta.count():,} weights" in said
-    export(str(unit), "shira")
-    export(str(unit), "merged")
+    export(str(network), "shira")
+    export(str(network), "merged")
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    merged = AutoModelForCausalLM.from_pretrained(unit / "exported" / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(network / "exported" / "merged")
     delta.apply_to(base)
     assert torch.equal(_logits(base), _logits(merged))
     with pytest.raises(ValueError, match="is a ticket, at its rewind point"):
         export(str(root), "delta")
     with pytest.raises(ValueError, match="its recipe has no section peft"):
-        export(str(unit), "adapter")
+        export(str(network), "adapter")
+
+
+def test_a_network_outside_of_its_output_folder_is_refused(tmp_path):
+    (tmp_path / "round-01").mkdir()
+    (tmp_path / "round-01" / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no folder above .*round-01 holds recipe\.yaml"):
+        open_source(tmp_path / "round-01")
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(ValueError, match=r"no folder above .*round-01 holds rewind/rewind\.safetensors"):
+        open_source(tmp_path / "round-01")

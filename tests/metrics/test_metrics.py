@@ -63,7 +63,7 @@ def test_anyone_can_load_them_as_evaluate_modules():
     assert evaluate.load(f"{folder}/f1").compute(predictions=[2, 1], references=[2, 2], average="macro")["f1"] == (
         pytest.approx((2 / 3 + 0) / 2)
     )
-    with pytest.raises(ValueError, match="more than the classes 0 and 1"):
+    with pytest.raises(ValueError, match="more classes than 0 and 1"):
         evaluate.load(f"{folder}/f1").compute(predictions=[2, 1], references=[2, 2])
     two_sequences = evaluate.load(f"{folder}/perplexity").compute(predictions=[2.0, 4.0], references=[1, 2])
     assert two_sequences["perplexity"] == pytest.approx(math.exp(6 / 3))
@@ -85,12 +85,22 @@ def test_a_folder_of_ones_own_is_a_metric(tmp_path):
     assert measured([str(tmp_path / "errors")])[1]["errors"] == pytest.approx(2 / 6)
 
 
+@pytest.mark.parametrize(("name", "greater"), [("zero_one_loss", False), ("mae", False), ("agreement", True)])
+def test_a_metric_from_elsewhere_says_which_way_is_better(name, greater, tmp_path):
+    with open(metrics.__path__[0] + "/accuracy/accuracy.py") as source:
+        text = source.read().replace('{"accuracy": ', f'{{"{name}": ' + ("" if greater else "1 - "))
+    (tmp_path / name).mkdir()
+    (tmp_path / name / f"{name}.py").write_text(text)
+    data, worse = measured([str(tmp_path / name)])
+    assert data.greater_is_better is greater
+    assert (measured([str(tmp_path / name)], TRUE)[1][name] > worse[name]) is greater  # TRUE as prediction: no error
+    assert data.notes == ([f"Tickets are compared by {name}: a greater value is taken as better."] if greater else [])
+
+
 def test_what_cannot_be_measured_is_said(monkeypatch):
-    with pytest.raises(ValueError, match="'perplexity', and what is predicted here are classes"):
+    with pytest.raises(ValueError, match="'perplexity', but this task predicts classes"):
         with_metrics(task(), ["perplexity"])
-    with pytest.raises(
-        ValueError, match="'accuracy', and what is predicted here are answers' tokens: name perplexity"
-    ):
+    with pytest.raises(ValueError, match="'accuracy', but this task predicts answers' tokens: name perplexity"):
         with_metrics(task(metric="perplexity"), ["accuracy"])
 
     def not_there(*args, **kwargs):

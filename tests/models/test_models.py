@@ -107,7 +107,7 @@ def test_lenet_is_the_plain_network_of_linear_layers_and_relu():
 @pytest.mark.parametrize("config", SMALL, ids=name)
 def test_image_networks_say_which_images_they_were_built_for(config):
     model = AutoModelForImageClassification.from_config(config)
-    with pytest.raises(ValueError, match=r"images of shape \(3, 9, 9\) came to a .* built for"):
+    with pytest.raises(ValueError, match=r"images of shape \(3, 9, 9\) are given to a .* built for"):
         model(torch.zeros(1, 3, 9, 9))
 
 

@@ -8,12 +8,26 @@ from torch import nn
 from torch.func import functional_call, grad, hessian
 from torch.nn import functional as F
 
-from hf_lottery.config import CRITERIA as NAMES
+from hf_lottery import config
 from hf_lottery.pruning import criteria as scores
+from hf_lottery.pruning.patterns import PATTERNS
+from hf_lottery.pruning.wanda import input_norms
 
 
-def test_every_criterion_of_the_config_is_there():
-    assert set(scores.CRITERIA) == set(NAMES)
+def test_every_criterion_and_pattern_of_the_config_is_there_and_no_other():
+    assert set(scores.CRITERIA) == set(config.CRITERIA)
+    assert set(PATTERNS) == set(config.PATTERNS)
+
+
+def test_the_loss_of_grasp_divides_logits_by_the_temperature():
+    torch.manual_seed(0)
+    logits, classes, tokens = torch.randn(2, 5, 3), torch.tensor([0, 2]), torch.randint(3, (2, 5))
+    of_classes = scores.tempered_loss(lambda labels: {"logits": logits[:, 0]}, 4.0)({"labels": classes})
+    expected = -sum((logits[i, 0] / 4).log_softmax(0)[classes[i]] for i in range(2)) / 2
+    torch.testing.assert_close(of_classes, expected)
+    of_tokens = scores.tempered_loss(lambda labels: {"logits": logits}, 4.0)({"labels": tokens})
+    expected = -sum((logits[i, j] / 4).log_softmax(0)[tokens[i, j + 1]] for i in range(2) for j in range(4)) / 8
+    torch.testing.assert_close(of_tokens, expected)
 
 
 # --- from weights alone ---
@@ -58,16 +72,16 @@ class Net(nn.Module):
 
 @pytest.fixture
 def problem():
-    """A small network in float64, its weights, its loss, and two batches."""
+    """A small network in float64, its weights, its loss at any temperature, and two batches."""
     torch.manual_seed(0)
     net = Net().double()
     weights = {name: p for name, p in net.named_parameters() if name.endswith("weight")}
     batches = [(torch.randn(5, 3).double(), torch.randint(2, (5,))) for _ in range(2)]
 
-    def loss(batch, temperature):
-        return F.cross_entropy(net(batch[0]) / temperature, batch[1])
+    def loss_at(temperature):
+        return lambda batch: F.cross_entropy(net(batch[0]) / temperature, batch[1])
 
-    return net, weights, loss, batches
+    return net, weights, loss_at, batches
 
 
 def total_loss(net, batches, temperature=1.0):
@@ -78,7 +92,8 @@ def total_loss(net, batches, temperature=1.0):
 
 
 def test_snip_is_the_derivative_by_the_mask(problem):
-    net, weights, loss, batches = problem
+    net, weights, loss_at, batches = problem
+    loss = loss_at(1.0)
     found = scores.snip(weights, loss, batches)
     step = 1e-6
     with torch.no_grad():
@@ -89,7 +104,7 @@ def test_snip_is_the_derivative_by_the_mask(problem):
                 sides = []
                 for factor in (1 + step, 1 - step):  # the entry of the mask, about 1
                     weight.view(-1)[index] = kept * factor
-                    sides.append(sum(loss(batch, 1.0) for batch in batches))
+                    sides.append(sum(loss(batch) for batch in batches))
                 weight.view(-1)[index] = kept
                 expected.view(-1)[index] = (sides[0] - sides[1]) / (2 * step)
             torch.testing.assert_close(found[name], expected.abs(), rtol=1e-4, atol=1e-8)
@@ -98,8 +113,8 @@ def test_snip_is_the_derivative_by_the_mask(problem):
 
 
 def test_grasp_against_the_whole_hessian(problem):
-    net, weights, loss, batches = problem
-    found = scores.grasp(weights, loss, iter(batches))
+    net, weights, loss_at, batches = problem
+    found = scores.grasp(weights, loss_at(200.0), iter(batches))
     flat = {name: w.detach() for name, w in weights.items()}
     g = grad(total_loss(net, batches, 200.0))(flat)
     h = hessian(total_loss(net, batches, 200.0))(flat)
@@ -108,16 +123,16 @@ def test_grasp_against_the_whole_hessian(problem):
         hg = sum(torch.tensordot(h[name][other], g[other], dims=[dims, [0, 1]]) for other in flat)
         torch.testing.assert_close(found[name], weight * hg)
     assert found["first.weight"].any()
-    assert not scores.grasp(weights, loss, batches, temperature=1.0)["first.weight"].allclose(found["first.weight"])
+    assert not scores.grasp(weights, loss_at(1.0), batches)["first.weight"].allclose(found["first.weight"])
 
 
 def test_grasp_through_attention():
     torch.manual_seed(0)
     attention = nn.Linear(8, 24)
 
-    def loss(batch, temperature):
+    def loss(batch):
         q, k, v = attention(batch).view(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
-        return (F.scaled_dot_product_attention(q, k, v) / temperature).square().mean()
+        return (F.scaled_dot_product_attention(q, k, v) / 200.0).square().mean()
 
     found = scores.grasp({"w": attention.weight}, loss, [torch.randn(2, 5, 8)])
     assert found["w"].isfinite().all() and found["w"].any()
@@ -125,9 +140,9 @@ def test_grasp_through_attention():
 
 @pytest.mark.parametrize("criterion", [scores.snip, scores.grasp])
 def test_a_loss_without_a_batch(problem, criterion):
-    _, weights, loss, _ = problem
+    _, weights, loss_at, _ = problem
     with pytest.raises(ValueError, match="there is no batch"):
-        criterion(weights, loss, [])
+        criterion(weights, loss_at(1.0), [])
 
 
 # --- from activations ---
@@ -138,7 +153,7 @@ def test_wanda_of_a_linear_layer_and_a_convolution():
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2))
     batches = [torch.randn(4, 2, 4, 4), torch.randn(1, 2, 4, 4)]
     weights = {name: p for name, p in net.named_parameters() if name.endswith("weight")}
-    norms = scores.input_norms(net, iter(list(weights)), net, batches)
+    norms = input_norms(net, iter(list(weights)), net, batches)
     found = scores.wanda(weights, norms)
     images = torch.cat(batches)
     for channel in range(2):
@@ -154,8 +169,8 @@ def test_wanda_of_a_linear_layer_and_a_convolution():
 def test_wanda_where_there_are_no_activations():
     net = nn.Sequential(nn.Linear(2, 2), nn.Embedding(3, 2), nn.Conv2d(4, 4, 1, groups=2))
     with pytest.raises(ValueError, match=r"no activations reached the layer of '0\.weight'"):
-        scores.input_norms(net, ["0.weight"], net[0], [])
+        input_norms(net, ["0.weight"], net[0], [])
     with pytest.raises(ValueError, match=r"'1\.weight' belongs to a Embedding"):
-        scores.input_norms(net, ["1.weight"], net[1], [])
+        input_norms(net, ["1.weight"], net[1], [])
     with pytest.raises(ValueError, match="belongs to a Conv2d"):
-        scores.input_norms(net, ["2.weight"], net[2], [])
+        input_norms(net, ["2.weight"], net[2], [])

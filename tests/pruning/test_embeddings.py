@@ -80,7 +80,7 @@ def test_the_token_table_alone_is_added_whatever_target_modules_says():
 def test_networks_and_criteria_that_it_is_not_for_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a Net has no token embeddings to train: leave it out"):
         make_trainer(tmp_path, Net(), lottery_config=LotteryConfig(prune_embeddings="rows"))
-    with pytest.raises(ValueError, match="criterion synflow cannot judge embeddings"):
+    with pytest.raises(ValueError, match="criterion synflow cannot score embeddings"):
         LotteryConfig(prune_embeddings="rows", criterion="synflow")
     with pytest.raises(ValueError, match="prune_embeddings is 'row'; it must be one of rows"):
         LotteryConfig(prune_embeddings="row")

@@ -10,12 +10,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
-from hf_lottery.pruning.lora_density import delta_counts, delta_density, live_ranks, pairs
+from hf_lottery.pruning.lora import delta_counts, delta_density, live_ranks, lora_pairs
 from hf_lottery.pruning.targets import prunable
 from hf_lottery.runner.adapters import add_adapter
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.search import Search
 from tests import tiny_lm
 
 MODULES = ["q_proj", "v_proj"]
@@ -58,7 +59,7 @@ def test_delta_is_counted_from_the_masks_as_brute_force_does():
     mask = Mask({n: torch.rand(parameters[n].shape, generator=draw) < 0.2 for n in names})
     counts = delta_counts(mask, parameters)
     assert len(counts) == len(MODULES)
-    for (module, _), (a, b) in pairs(names).items():
+    for (module, _), (a, b) in lora_pairs(names).items():
         kept = sum(
             any(mask[b][i, k] and mask[a][k, j] for k in range(4))
             for i in range(mask[b].shape[0])
@@ -78,6 +79,18 @@ def test_a_mask_over_b_alone_counts_a_as_kept_and_no_lora_has_no_delta():
     (counts,) = delta_counts(Mask({b: kept}), parameters).values()
     assert counts == (16, 16 * parameters[b].shape[0])  # one row of ΔW, as wide as A
     assert delta_density(Mask({"x": torch.ones(2, dtype=torch.bool)}), {"x": torch.ones(2)}) == {}
+
+
+def test_an_embeddings_adapter_counts_as_every_other():
+    model = get_peft_model(tiny_lm.model(), _config(target_modules=["embed_tokens"]))
+    parameters = dict(model.named_parameters())
+    (((module, adapter), (a, b)),) = lora_pairs(parameters).items()
+    assert module.endswith("embed_tokens") and adapter == "default"
+    kept = torch.zeros(parameters[a].shape, dtype=torch.bool)
+    kept[2, :5] = True  # one rank, five tokens
+    assert delta_counts(Mask({a: kept}), parameters) == {
+        module: (5 * parameters[b].shape[0], parameters[a].shape[1] * parameters[b].shape[0])
+    }
 
 
 def test_a_rank_lives_while_both_its_row_and_its_column_do():
@@ -120,7 +133,7 @@ def test_a_search_prunes_a_and_b_and_rewinds_the_adapter_alone(variant, tmp_path
     for name, value in frozen.items():
         plain = [p for full, p in state.items() if full.replace(".base_layer", "").endswith(f"model.{name}")]
         assert any(torch.equal(p, value) for p in plain) or "lm_head" in name, name
-    results = trainer.round_folder(1).result()
+    results = Search(trainer).round_folder(1).result()
     assert results["kept"] == ticket.mask.count()
     assert results["delta_density"] == delta_density(ticket.mask, state)["delta_density"]
 
@@ -152,10 +165,10 @@ def test_bs_zeros_before_training_never_wipe_a_tensor(lottery, tmp_path):
     mask = trainer.prune()  # at step 0: every entry of every B is 0
     total = mask.numel()
     if lottery.get("pattern") == "rank":
-        ranks = [int(live_ranks(mask[a], mask[b]).sum()) for a, b in pairs(mask).values()]
+        ranks = [int(live_ranks(mask[a], mask[b]).sum()) for a, b in lora_pairs(mask).values()]
         assert sum(ranks) == 12
         assert mask.count() == sum(
-            r * sum(mask[n].numel() // 4 for n in p) for r, p in zip(ranks, pairs(mask).values(), strict=True)
+            r * sum(mask[n].numel() // 4 for n in p) for r, p in zip(ranks, lora_pairs(mask).values(), strict=True)
         )
     else:
         assert mask.count() == total - round(0.25 * total)
@@ -247,7 +260,7 @@ def test_before_training_ties_never_take_a_whole_tensor(tmp_path, criterion):
     config = LotteryConfig(num_rounds=1, pruning_rate=0.5, criterion=criterion, scope="global")
     trainer = _trainer(get_peft_model(tiny_lm.model(), _config()), tmp_path, config)
     if criterion == "movement":
-        trainer._rewind_callback.point = RewindPoint.capture(trainer.model)
-    with pytest.raises(ValueError, match=f"criterion {criterion} finds every weight of .* train first"):
+        trainer.rewinding.point = RewindPoint.capture(trainer.model)
+    with pytest.raises(ValueError, match=f"criterion {criterion} gives every weight of .* train first"):
         trainer.prune()
     assert trainer.mask.density() == 1

@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.lora import lora_pairs, lora_product, prune_ranks, rank_scores
+from hf_lottery.pruning.lora import lora_product, prune_ranks, rank_scores, require_lora
 from hf_lottery.pruning.selection.select import prune
 
 A, B = "m.{}.lora_A.default.weight", "m.{}.lora_B.default.weight"
@@ -37,14 +37,14 @@ def test_a_b_of_zeros_decides_nothing(pair):
     torch.testing.assert_close(found[A.format("q")], pair[A.format("q")].abs() * len(pair[B.format("q")]) ** 0.5)
     torch.testing.assert_close(found[B.format("q")], pair[A.format("q")].norm(dim=1).expand(5, 3))
     assert prune(found, Mask.ones(zero), 0.5, scope="global")[B.format("q")].any()
-    torch.testing.assert_close(rank_scores(zero)["m.q.lora.default.weight"], pair[A.format("q")].norm(dim=1))
+    torch.testing.assert_close(rank_scores(zero)[A.format("q")], pair[A.format("q")].norm(dim=1))
 
 
 def test_the_weakest_ranks_go_from_both(pair):
     kept = prune_ranks(pair, Mask.ones(pair), 0.34)
     a, b = pair[A.format("q")], pair[B.format("q")]
     effect = torch.stack([torch.linalg.matrix_norm(torch.outer(b[:, i], a[i])) for i in range(3)])
-    torch.testing.assert_close(rank_scores(pair)["m.q.lora.default.weight"], effect)
+    torch.testing.assert_close(rank_scores(pair)[A.format("q")], effect)
     stays = torch.ones(3, dtype=torch.bool)
     stays[effect.argmin()] = False
     assert torch.equal(kept[A.format("q")], stays.view(3, 1).expand(3, 4))
@@ -72,9 +72,9 @@ def test_adapters_that_peft_makes():
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "embed_tokens"])
     adapter = get_peft_model(model, config)
     weights = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
-    pairs = lora_pairs(weights)
-    assert len(pairs) == 3 and sorted(name for pair in pairs.values() for name in pair) == sorted(weights)
-    assert all("lora_A" in a or "lora_embedding_A" in a for a, _ in pairs.values())
+    pairs = require_lora(weights)
+    assert len(pairs) == 3 and sorted(name for pair in pairs for name in pair) == sorted(weights)
+    assert all("lora_A" in a or "lora_embedding_A" in a for a, _ in pairs)
     kept = prune_ranks(weights, Mask.ones(weights), 0.25)
     assert kept.count() == 0.75 * kept.numel()
     found = lora_product(weights)
@@ -83,6 +83,6 @@ def test_adapters_that_peft_makes():
 
 def test_names_that_are_no_pair(pair):
     with pytest.raises(ValueError, match=r"'layer\.weight' is not a LoRA's A or B"):
-        lora_pairs([*pair, "layer.weight"])
+        require_lora([*pair, "layer.weight"])
     with pytest.raises(ValueError, match=r"'m.q.lora_A.default.weight' is half of a LoRA and .*lora_B"):
-        lora_pairs([A.format("q")])
+        require_lora([A.format("q")])

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.heads import attention_heads
-from hf_lottery.pruning.patterns import neuron_scores, prune_heads, prune_n_of_m, prune_neurons
+from hf_lottery.pruning.groups import neuron_scores, prune_n_of_m, prune_neurons
+from hf_lottery.pruning.heads import attention_heads, prune_heads
 
 # --- N:M ---
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.selection import pieces, threshold, ties
+from hf_lottery.pruning.selection import chunks, threshold, ties
 from hf_lottery.pruning.selection.select import prune, select
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -69,7 +69,7 @@ def test_a_key_is_the_same_as_scores_made_before(problem):
 @pytest.fixture
 def as_if_large(monkeypatch):
     """Bounds so low that small tensors take the ways of large ones: samples, several passes, runs, threads."""
-    monkeypatch.setattr(pieces, "CPU_RUN", 8)
+    monkeypatch.setattr(chunks, "CPU_CHUNK", 8)
     monkeypatch.setattr(threshold, "_SAMPLE_AT_ONCE", 8)
     monkeypatch.setattr(threshold, "_COUNT_ALL", 20)
     monkeypatch.setattr(threshold, "_SAMPLE", 12)

@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_lottery import LotteryConfig
 from hf_lottery.config import CRITERIA
-from hf_lottery.pruning.step import judge
+from hf_lottery.pruning.step import score
 from tests.tiny import examples, make_trainer, weights
 
 
@@ -35,7 +35,7 @@ def test_a_criterion_removes_exactly_its_share_twice_and_changes_nothing_it_look
 def test_snip_is_the_gradient_of_a_gate_on_every_weight(tmp_path):
     trainer = make_trainer(tmp_path, lottery_config=LotteryConfig(criterion="snip"), per_device_train_batch_size=96)
     trainer.model.dropout.p = 0.0
-    scores, key = judge(trainer, trainer.prunable_weights(), {})
+    scores, key = score(trainer.pruning_context())
     data = examples()
     x, labels = torch.stack([e["x"] for e in data]), torch.stack([e["labels"] for e in data])
     gate = torch.ones_like(trainer.model.first.weight, requires_grad=True)

@@ -67,7 +67,7 @@ training:
   warmup_steps: 1e-1
   seed: 5e1                     # WRONG: training.seed is 50.0; a whole number: write 50
   weight_decay: 0
-  weight_decay: 1               # WRONG: training.weight_decay stands twice, on lines 20 and 21
+  weight_decay: 1               # WRONG: training.weight_decay is there twice, on lines 20 and 21
   report_to: 3                  # WRONG: text or a list
   log_level: loud               # WRONG: one of detail, debug, info
   gradient_accumulation_steps: 0  # WRONG: 1 or more
@@ -151,7 +151,7 @@ def test_problems_come_in_the_order_of_the_file_and_then_of_the_overrides(small)
         ("model: {architecture: lenet}\ndata:\n  task: [1]\n", 3, "data.task is [1]"),
         ("data: {task: image_classification}\nmodel: {dtype: float32}", 2, "either name_or_path"),
         ("model:\n  architecture: lenet\n  name_or_path: x\n", 1, "not both"),
-        ("model: {architecture: lenet, revision: x}", 1, "model.revision goes with name_or_path"),
+        ("model: {architecture: lenet, revision: x}", 1, "model.revision needs name_or_path"),
         ("model:\n  architecture: lent\n", 2, "did you mean 'lenet'?"),
         ("model:\n  architecture: lenet\n  config:\n    hiden_sizes: [3]\n", 4, "did you mean 'hidden_sizes'?"),
         ("model:\n  architecture: vit\n  config:\n    hidden_size: x\n", 4, "ViTConfig says"),
@@ -220,6 +220,8 @@ def test_a_file_that_is_not_utf_8_is_said_to_be_so(tmp_path):
         ("experiment.controls.random_reinit.per_ticket=2", "has no keys to override"),
         ("model.architecture=null", "has neither"),
         ("experiment.controls=[one_shot,one_shot]", "'one_shot' twice"),
+        ("experiment.controls=[dense]", "has 'dense'; the dense network is round 0 of the ticket"),
+        ("experiment.controls=[3]", "experiment.controls has 3; it must be text"),
         ("experiment.controls.one_shot.rounds=[0]", "1 or more"),
     ],
 )
@@ -309,7 +311,7 @@ def test_without_peft_and_quantization_there_are_none(small):
         ("[]", []),
         ("[random_mask, one_shot]", [("random_mask", None, 1), ("one_shot", None, 1)]),
         ("{random_mask: }", [("random_mask", None, 1)]),
-        ("{dense: {}, one_shot: {rounds: [3, 1, 3]}}", [("dense", None, 1), ("one_shot", [1, 3], 1)]),
+        ("{random_mask: {}, one_shot: {rounds: [3, 1, 3]}}", [("random_mask", None, 1), ("one_shot", [1, 3], 1)]),
         ("{signed_reinit: {per_ticket: 3}}", [("signed_reinit", None, 3)]),
     ],
 )

@@ -86,7 +86,7 @@ def test_every_value_knows_its_line():
 
 def test_a_key_that_stands_twice_names_both_lines():
     located = read_yaml("a:\n  b: 1\n  c: 2\n  b: 3\n")
-    assert located.problems == [(4, ("a", "b"), "stands twice, on lines 2 and 4; remove one of them")]
+    assert located.problems == [(4, ("a", "b"), "is there twice, on lines 2 and 4; remove one of them")]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def test_bad_input_under_a_launcher_is_exit_status_2_without_a_traceback(tmp_pat
         done.stderr.count("is not a setting") == 1 and "did you mean" in done.stderr and "Traceback" not in done.stderr
     )
 
-    code = "from hf_lottery.runner.launch import relaunch; raise SystemExit(relaunch('ddp:2', ['cp', 'no-recipe']))"
+    code = "import sys; from hf_lottery.runner.launch import relaunch; "
+    code += "sys.exit(relaunch('ddp:2', ['cp', 'no-such-recipe']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert "no-recipe" in done.stderr and "Traceback" not in done.stderr

@@ -5,7 +5,8 @@ import ast
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_lottery.ticket.card import BEGIN, END, ticket_card
+from hf_lottery.ticket.card import ticket_card
+from hf_lottery.ticket.card_merge import BEGIN, END
 from hf_lottery.ticket.ticket import TicketError
 from tests.result_lines import lines
 

@@ -46,16 +46,16 @@ def test_any_mask_comes_back(tmp_path, shapes, density, compress, seed):
 
 
 @pytest.mark.parametrize("compress", [False, True])
-@pytest.mark.parametrize("pruned_becomes", ["zero", "init"])
-def test_apply_to_writes_the_rewound_weights(tmp_path, pruned_becomes, compress):
-    ticket = tiny_ticket(pruned_becomes)
+@pytest.mark.parametrize("pruned_value", ["zero", "init"])
+def test_apply_to_writes_the_rewound_weights(tmp_path, pruned_value, compress):
+    ticket = tiny_ticket(pruned_value)
     ticket.save_pretrained(tmp_path, compress=compress)
     model, origin = Tiny(seed=1), Tiny(seed=0)
     identities = {name: id(p) for name, p in model.named_parameters()}
     with torch.no_grad():
         model.frozen.copy_(origin.frozen)
     assert Ticket.from_pretrained(tmp_path).apply_to(model) is model
-    if pruned_becomes == "zero":  # an independent mask: torch's own
+    if pruned_value == "zero":  # an independent mask: torch's own
         for name, module in origin.named_modules():
             if f"{name}.weight" in ticket.mask:
                 prune.custom_from_mask(module, "weight", ticket.mask[f"{name}.weight"])
@@ -224,8 +224,8 @@ def test_a_mask_over_what_the_rewind_point_lacks_is_refused(tmp_path):
 
 def test_a_newer_minor_version_loads_with_a_warning(tmp_path):
     tiny_ticket().save_pretrained(tmp_path)
-    reseal(tmp_path, lambda document: document.update(schema="1.7", colour="blue"))
-    with pytest.warns(UserWarning, match=r"schema 1\.7, newer than"):
+    reseal(tmp_path, lambda document: document.update(schema="2.7", colour="blue"))
+    with pytest.warns(UserWarning, match=r"schema 2\.7, newer than"):
         ticket = Ticket.from_pretrained(tmp_path)
     assert ticket.mask == tiny_ticket().mask
     assert "colour" not in ticket.info
@@ -234,8 +234,8 @@ def test_a_newer_minor_version_loads_with_a_warning(tmp_path):
 def test_a_newer_major_version_is_refused(tmp_path):
     tiny_ticket().save_pretrained(tmp_path)
     path = tmp_path / "ticket.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": "2.0"}))  # sealed in a way of its own
-    with pytest.raises(TicketError, match=r"schema 2\.0.*pip install --upgrade"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": "3.0"}))  # sealed in a way of its own
+    with pytest.raises(TicketError, match=r"schema 3\.0.*pip install --upgrade"):
         Ticket.from_pretrained(tmp_path)
 
 

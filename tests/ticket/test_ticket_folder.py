@@ -12,7 +12,7 @@ from hf_lottery.config import LotteryConfig
 from hf_lottery.export.merged import merge, save_merged
 from hf_lottery.export.source import open_source
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.lora_density import delta_counts, live_ranks
+from hf_lottery.pruning.lora import delta_counts, live_ranks
 from hf_lottery.recipe.errors import RecipeError
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.tasks.building import locate
@@ -99,7 +99,7 @@ def test_a_newer_minor_version_may_nest_what_we_do_not_know(tmp_path):
     tiny_ticket(criterion="magnitude", pattern="weight").save_pretrained(tmp_path)
 
     def newer(document):
-        document.update(schema="1.7", criterion="hessian", lora={"r": 4, "arrow": True})
+        document.update(schema="2.7", criterion={"name": "hessian"}, lora={"r": 4, "arrow": True})
 
     reseal(tmp_path, newer)
     with pytest.warns(UserWarning, match="newer"):

@@ -111,7 +111,7 @@ def test_a_push_that_breaks_off_leaves_the_old_ticket(hub, where):
     old = dict(hub.tree("you/ticket"))
     hub.fail = where
     with pytest.raises((HfHubHTTPError, RuntimeError)):
-        tiny_ticket(density=0.1, pruned_becomes="init").push_to_hub("you/ticket", token=TOKEN)
+        tiny_ticket(density=0.1, pruned_value="init").push_to_hub("you/ticket", token=TOKEN)
     hub.fail = None
     assert hub.tree("you/ticket") == old
     assert Ticket.from_pretrained("you/ticket").mask == tiny_ticket(density=0.5).mask
@@ -227,7 +227,7 @@ def test_a_later_rewind_point_is_stored(base):
     mask = Mask.ones({"classifier.weight": model.classifier.weight})
     rewind = RewindPoint.capture(model, step=2)
     info = ticket_info(model, mask, rewind, LotteryConfig())
-    assert {entry["theta"] for entry in info["base_tensors"].values()} == {"derived"}
+    assert {entry["stored"] for entry in info["base_tensors"].values()} == {"derived"}
     assert info["base_model"] == "you/bert"
 
 
@@ -243,11 +243,12 @@ def test_show_prints_a_published_ticket(hub, capsys):
 FIND = """
 import json, sys, torch
 from hf_lottery import LotteryConfig
+from hf_lottery.training.search import Search
 from tests.tiny import make_trainer
 finder = make_trainer(sys.argv[1], lottery_config=LotteryConfig(num_rounds=2, pruning_rate=0.4), logging_steps=2)
 ticket = finder.find_ticket()
 ticket.push_to_hub("you/found")
-history = json.loads((finder.round_folder(2).path / "trainer_state.json").read_text())["log_history"]
+history = json.loads((Search(finder).round_folder(2).path / "trainer_state.json").read_text())["log_history"]
 print(json.dumps([line["loss"] for line in history if "loss" in line]))
 print(json.dumps(ticket.density()))
 """

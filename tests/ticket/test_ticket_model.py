@@ -13,7 +13,6 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hf_lottery.mask import Mask
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.ticket.save import write_folder
 from hf_lottery.ticket.ticket import Ticket, TicketError
 
 LOAD = """
@@ -151,7 +150,7 @@ def test_a_quantised_model_is_refused(tmp_path):
 
 def test_a_plain_module_is_refused(tmp_path):
     with pytest.raises(TicketError, match="a Linear cannot be loaded without its code"):
-        write_folder(Ticket(Mask({}), RewindPoint(0, {})), tmp_path, False, nn.Linear(1, 1), [])
+        Ticket(Mask({}), RewindPoint(0, {})).save_pretrained(tmp_path, model=nn.Linear(1, 1))
 
 
 def test_plots_are_named_plainly(tmp_path):

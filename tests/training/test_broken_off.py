@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_lottery import LotteryConfig, LotteryMixin, Mask
 from hf_lottery.training.network_folder import last_checkpoint
+from hf_lottery.training.search import Search
 from tests.tiny import curve, make_trainer, same, seeded_net, weights
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 5}
@@ -34,12 +35,13 @@ def searcher(folder, config=None, **settings):
 
 
 def results(trainer) -> list[dict]:
-    lines = [trainer.round_folder(r).result() for r in range(trainer.lottery_config.num_rounds + 1)]
+    lines = [Search(trainer).round_folder(r).result() for r in range(trainer.lottery_config.num_rounds + 1)]
     return [{key: value for key, value in line.items() if key != "train_seconds"} for line in lines]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    torch.set_num_threads(1)  # a fixture of a module is made before one_thread
     trainer = searcher(tmp_path_factory.mktemp("whole"), **EVALUATED)
     trainer.find_ticket()
     return trainer
@@ -59,7 +61,7 @@ def test_a_first_training_whose_start_is_gone_is_not_taken_for_one(tmp_path):
     trainer = searcher(tmp_path, {"rewind_step": 2}, callbacks=[BreakOff(0, 5)])
     with pytest.raises(KeyboardInterrupt):
         trainer.find_ticket()
-    with pytest.raises(RuntimeError, match="make model and trainer anew"):
+    with pytest.raises(RuntimeError, match="make a new model and trainer"):
         trainer.find_ticket()
 
 
@@ -86,14 +88,14 @@ def test_a_half_written_checkpoint_is_not_continued_from(tmp_path, lost):
     first = searcher(tmp_path / "a", {"num_rounds": 0}, **settings)
     first.find_ticket()
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    unit = tmp_path / "b" / "round-00"
-    (unit / "result.json").unlink()
+    folder = tmp_path / "b" / "round-00"
+    (folder / "result.json").unlink()
     for step in (9, 10):
-        shutil.rmtree(unit / f"checkpoint-{step}", ignore_errors=True)
-    for path in (unit / "checkpoint-6").iterdir():
+        shutil.rmtree(folder / f"checkpoint-{step}", ignore_errors=True)
+    for path in (folder / "checkpoint-6").iterdir():
         if path.name == lost or (lost.startswith("all") and path.name != "model.safetensors"):
             path.unlink()
-    assert last_checkpoint(unit) == str(unit / "checkpoint-3")
+    assert last_checkpoint(folder) == str(folder / "checkpoint-3")
     second = searcher(tmp_path / "b", {"num_rounds": 0}, **settings)
     second.find_ticket()
     assert results(second) == results(first)
@@ -151,12 +153,12 @@ def test_batches_and_dropout_of_a_criterion_are_the_same_in_another_process(tmp_
     found = []
     for name in ("one", "two"):
         trainer = searcher(tmp_path / name, {"criterion": criterion})
-        trainer.run_round(0)
+        Search(trainer).run_round(0)
         if name == "two":
             trainer = searcher(tmp_path / name, {"criterion": criterion})
             torch.manual_seed(99)
-        trainer.run_round(1)
-        found.append((trainer.round_folder(1).result()["fingerprint"], weights(trainer.model)))
+        Search(trainer).run_round(1)
+        found.append((Search(trainer).round_folder(1).result()["fingerprint"], weights(trainer.model)))
     assert found[0][0] == found[1][0]
     assert same(found[0][1], found[1][1])
 
@@ -204,7 +206,7 @@ BEST = {
 def test_the_best_of_a_sparse_round_is_its_own(tmp_path):
     trainer = searcher(tmp_path, {"num_rounds": 1, "rewind_step": 4}, cls=SearchOverfits, **BEST)
     ticket = trainer.find_ticket()
-    trained = trainer.round_folder(1).trained().tensors
+    trained = Search(trainer).round_folder(1).trained().tensors
     for name, kept in ticket.mask.items():
         assert not trained[name][~kept].any() and trained[name][kept].all()
     assert trainer.state.best_global_step == 6  # 4 is the dense network's
@@ -213,7 +215,7 @@ def test_the_best_of_a_sparse_round_is_its_own(tmp_path):
 def test_the_line_is_of_the_weights_that_were_kept(tmp_path):
     trainer = searcher(tmp_path, {"num_rounds": 0}, cls=SearchOverfits, **BEST)
     trainer.find_ticket()
-    line = trainer.round_folder(0).result()
+    line = Search(trainer).round_folder(0).result()
     assert line["test_loss"] == pytest.approx(trainer.evaluate()["eval_test_loss"], rel=1e-6)
     assert trainer.state.best_global_step == 2
 
@@ -223,8 +225,8 @@ def test_the_early_stop_step_is_never_the_dense_networks(tmp_path):
         tmp_path, {"num_rounds": 1, "rewind_step": 4}, cls=SearchOverfits, **{**EVALUATED, "eval_steps": 2}
     )
     trainer.find_ticket()
-    assert trainer.round_folder(0).result()["early_stop_step"] == 2
-    assert trainer.round_folder(1).result()["early_stop_step"] == 6
+    assert Search(trainer).round_folder(0).result()["early_stop_step"] == 2
+    assert Search(trainer).round_folder(1).result()["early_stop_step"] == 6
 
 
 def test_stopping_early_begins_anew_in_every_round(tmp_path):
@@ -240,7 +242,7 @@ def test_training_that_ends_before_step_k(tmp_path):
     trainer = searcher(tmp_path, {"rewind_step": 8}, cls=SearchOverfits, callbacks=[stop], **BEST)
     with pytest.raises(ValueError, match="ended at step 4, before rewind_step 8"):
         trainer.find_ticket()
-    assert not trainer.round_folder(0).finished
+    assert not Search(trainer).round_folder(0).finished
 
 
 def test_fine_tuning_from_step_k_has_the_last_rate_from_its_first_step(tmp_path):
@@ -343,11 +345,11 @@ def test_snip_judges_by_the_trainers_own_loss(tmp_path):
 
 
 def test_criteria_that_look_at_data_see_no_dropout(tmp_path):
-    from hf_lottery.pruning.step import judge
+    from hf_lottery.pruning.step import score
 
     trainer = searcher(tmp_path, {"criterion": "wanda"})
     seen = []
     trainer.model.dropout.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
-    judge(trainer, trainer.prunable_weights(), {})
+    score(trainer.pruning_context())
     assert seen and not any(seen)
     assert trainer.model.training and trainer.model.dropout.training

@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from hf_lottery import LotteryConfig, LotteryMixin, LotteryTrainer, Mask
 from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training.search import Search
 from tests.tiny import Net, Recorder, curve, examples, make_trainer, same, seeded_net, weights
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
@@ -184,7 +185,7 @@ def test_every_record_says_round_and_density(tmp_path):
 
 def test_a_search_that_was_stopped_continues_to_the_same_ticket(tmp_path):
     whole = search(tmp_path / "whole", **EVALUATED).find_ticket()
-    first = search(tmp_path / "parts", **EVALUATED)
+    first = Search(search(tmp_path / "parts", **EVALUATED))
     first.run_round(0)
     first.run_round(1)
     second = search(tmp_path / "parts", **EVALUATED)  # another process: a fresh model and trainer

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "The share of examples whose predicted class is their own, from 0 to 1."
+DESCRIPTION = "The share of examples whose predicted class is the true one, from 0 to 1."
 
 
 class Accuracy(evaluate.Metric):

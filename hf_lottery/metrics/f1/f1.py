@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "2 · TP / (2 · TP + FP + FN): of class 1 (average='binary'), or the mean of all classes' ('macro')."
+DESCRIPTION = "2 · TP / (2 · TP + FP + FN): of class 1 (average='binary'), or the mean over all classes ('macro')."
 
 
 class F1(evaluate.Metric):
@@ -23,7 +23,7 @@ class F1(evaluate.Metric):
             raise ValueError(f"average is {average!r}; it must be binary or macro")
         seen = np.union1d(predictions, references)
         if average == "binary" and not np.isin(seen, (0, 1)).all():
-            raise ValueError("there are more than the classes 0 and 1: use average='macro'")
+            raise ValueError("there are more classes than 0 and 1: use average='macro'")
         of = [1] if average == "binary" else seen
         return {"f1": float(np.mean([self._f1(predictions == label, references == label) for label in of]))}
 

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-DESCRIPTION = "e to the mean loss of a token, over all tokens of all sequences."
+DESCRIPTION = "e to the power of the mean loss of a token, over all tokens of all sequences."
 
 
 class Perplexity(evaluate.Metric):
@@ -14,7 +14,7 @@ class Perplexity(evaluate.Metric):
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation="",
-            inputs_description="predictions: a sequence's summed loss, in nats; references: how many tokens it is of.",
+            inputs_description="predictions: summed loss of each sequence, in nats; references: its number of tokens.",
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
             ),

@@ -1,4 +1,4 @@
-"""Allocation: how many weights each tensor keeps where a rule, not the scores, shares them out (ERK, uniform)."""
+"""Allocation: how many weights each tensor keeps where a rule decides it, not the scores (scopes erk and uniform)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def uniform_share(shape: tuple[int, ...]) -> int:
 
 
 def allocate(capacities: Mapping[str, int], shares: Mapping[str, int], total: int) -> dict[str, int]:
-    """Share `total` out: every tensor keeps min(capacity, ε · share), with the one ε at which they sum to `total`.
+    """Divide `total` among tensors: each keeps min(capacity, ε · share), with the one ε for which the sum is `total`.
 
-    What a full tensor cannot take goes to the others by their shares, as RigL solves for ε again once a density
-    is capped at 1. Whole numbers by largest remainder, ties by name, so that the sum is exact.
+    What exceeds a tensor's capacity is given to the others by their shares, as RigL solves for ε again once a density
+    is capped at 1. Rounded by largest remainder, ties by name, so that the sum is exact.
 
     Args:
         capacities: name -> the most that it can keep: its alive weights.

@@ -1,15 +1,16 @@
-"""Who goes: exactly the `count` lowest scores, over all tensors together or group by group, at any size."""
+"""Selection: remove exactly the `count` lowest scores, over all tensors together or group by group, at any size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection.allocation import allocate, erk_share, uniform_share
-from hf_lottery.pruning.selection.pieces import Piece, Pieces, number, tensor
+from hf_lottery.pruning.selection.chunks import Chunk, Chunks, number, tensor
 from hf_lottery.pruning.selection.shards import Shards
 from hf_lottery.pruning.selection.threshold import find_threshold
 from hf_lottery.pruning.selection.ties import last_ties
@@ -27,19 +28,19 @@ def select(
     """Keep all but the `count` lowest-scoring alive weights, over all tensors together.
 
     Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 is
-    0. They are read where they lie, in runs that fit a cache, and never copied, sorted or joined: beside the mask
-    that is returned, memory is O(2^20), whatever the size.
+    0. They are read in place, in chunks that fit the CPU's cache, and not copied, sorted or concatenated: beside the
+    returned mask, memory is O(2^20) for any size.
 
     Args:
         scores: name -> score, any float dtype, shaped as the parameter. NaN is an error where the weight is alive.
         alive: which weights may be removed; its names are those of `scores`.
         count: how many to remove, 0 <= count <= alive.count().
-        key: an elementwise function applied to the scores, run by run; `torch.abs` on weights selects by magnitude.
-        shards: where these are a process's parts of larger tensors. `count` is then over all processes, which call
-            this together, and each gets the mask of its own parts, the same as one process would find.
+        key: an elementwise function applied to each chunk of scores; `torch.abs` on weights selects by magnitude.
+        shards: given if these are this process's parts of larger tensors. `count` is then over all processes, which
+            call this together; each gets the mask of its own parts, the same as a single process would compute.
 
     Returns:
-        The new mask, on the devices of `alive`; never over a weight that `alive` has pruned already.
+        The new mask, on the devices of `alive`; what `alive` has pruned stays pruned.
 
     Raises:
         ValueError: a score is NaN, the names or shapes of `scores` and `alive` differ, or `count` is out of range.
@@ -67,11 +68,12 @@ def prune(
     Args:
         scores: name -> score, as for `select`.
         alive: the mask of the round that was trained.
-        rate: share of the alive weights that goes, 0 <= rate <= 1.
+        rate: share of the alive weights that is removed, 0 <= rate <= 1.
         rates: parameter name -> its own rate instead of `rate`; 0 leaves the tensor alone.
-        scope: "layer": every tensor is a group. Otherwise all tensors of the same rate are one; of a group,
-            "global": the lowest scores go, wherever they are. "erk": every tensor keeps the share that the
-            Erdős–Rényi–Kernel rule gives it, and "uniform": the same density, as far as it has as many alive.
+        scope: "layer": every tensor is a group. Otherwise all tensors of the same rate are one group, and
+            "global": the group's lowest scores are removed, from whichever tensors. "erk": every tensor keeps the
+            share that the Erdős–Rényi–Kernel rule gives it. "uniform": every tensor keeps the same density, or all
+            its alive weights if these are fewer.
         key, shards: as for `select`.
 
     Raises:
@@ -95,7 +97,7 @@ def prune(
 def _groups(
     kept: Mapping[str, int], rate_of: Mapping[str, float], scope: str, shapes: Mapping[str, torch.Size]
 ) -> dict[tuple[str, ...], int]:
-    """Names of tensors whose scores are compared with one another -> how many weights of these go."""
+    """Names of tensors whose scores are compared with each other -> how many of their weights are removed."""
     if scope == "layer":
         return {(name,): round(rate_of[name] * kept[name]) for name in kept}
     groups = {}
@@ -106,13 +108,18 @@ def _groups(
         return groups
     if scope not in _SHARES:
         raise ValueError(f"scope is {scope!r}; it must be one of layer, global, {', '.join(_SHARES)}")
-    result = {}
-    for names, count in groups.items():
-        capacities = {name: kept[name] for name in names}
-        shares = {name: _SHARES[scope](shapes[name]) for name in names}
-        stay = allocate(capacities, shares, sum(capacities.values()) - count)
-        result |= {(name,): kept[name] - stay[name] for name in names}
-    return result
+    return {
+        (name,): removed
+        for names, count in groups.items()
+        for name, removed in _by_share({name: kept[name] for name in names}, count, scope, shapes).items()
+    }
+
+
+def _by_share(kept: Mapping[str, int], count: int, scope: str, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+    """How many of the `count` weights to remove each tensor of a group loses, by its share under the scope."""
+    shares = {name: _SHARES[scope](shapes[name]) for name in kept}
+    stay = allocate(kept, shares, sum(kept.values()) - count)
+    return {name: kept[name] - stay[name] for name in kept}
 
 
 def _rate_of_each(alive: Mask, rate: float, rates: Mapping[str, float]) -> dict[str, float]:
@@ -154,7 +161,7 @@ def _sum(counts: Tensor, shards: Shards | None) -> Tensor:
 
 
 def _select(scores, alive, kept: Mapping[str, int], count: int, key, shards: Shards | None) -> Mask:
-    """`select` among the tensors of `kept` (name -> alive weights over all processes), everything checked."""
+    """`select` among the tensors of `kept` (name -> alive weights over all processes), without checks."""
     names = sorted(kept)
     if count == 0:
         return Mask({name: alive[name].clone() for name in names})
@@ -163,24 +170,28 @@ def _select(scores, alive, kept: Mapping[str, int], count: int, key, shards: Sha
     else:
         whole, offsets = {name: shards.shapes[name].numel() for name in names}, shards.offsets
     dense = {name for name in names if kept[name] == whole[name]}
-    pieces = Pieces({name: scores[name] for name in names}, alive, dense, key)
-    threshold = find_threshold(pieces, sum(kept.values()), count, lambda counts: _sum(counts, shards))
+    chunks = Chunks({name: scores[name] for name in names}, alive, dense, key)
+    all_reduce = partial(_sum, shards=shards)
+    threshold = find_threshold(chunks, sum(kept.values()), count, all_reduce)
     if threshold.remove == threshold.ties:
-        last_tie = pieces.numel
+        last_tie = chunks.numel
     else:
-        last_tie = last_ties(
-            pieces, threshold.value, threshold.remove, lambda counts: _sum(counts, shards), whole, offsets
-        )
+        last_tie = last_ties(chunks, threshold.value, threshold.remove, all_reduce, whole, offsets)
     result = {name: torch.empty_like(alive[name], memory_format=torch.contiguous_format) for name in names}
-
-    def write(piece: Piece) -> None:
-        keep = piece.values > threshold.value
-        first_kept = max(last_tie[piece.name] + 1 - piece.start, 0)
-        if first_kept < len(keep):
-            keep[first_kept:] = piece.values[first_kept:] >= threshold.value
-        if piece.alive is not None:
-            keep &= piece.alive
-        result[piece.name].view(-1)[piece.start : piece.start + len(keep)] = tensor(keep)
-
-    pieces.each(write)
+    _write_kept(result, chunks, threshold.value, last_tie)
     return Mask(result)
+
+
+def _write_kept(result: Mapping[str, Tensor], chunks: Chunks, value: float, last_tie: Mapping[str, int]) -> None:
+    """Write into `result` which alive scores are above `value`, or equal it after the tensor's last tie."""
+
+    def write(chunk: Chunk) -> None:
+        keep = chunk.values > value
+        first_kept = max(last_tie[chunk.name] + 1 - chunk.start, 0)
+        if first_kept < len(keep):
+            keep[first_kept:] = chunk.values[first_kept:] >= value
+        if chunk.alive is not None:
+            keep &= chunk.alive
+        result[chunk.name].view(-1)[chunk.start : chunk.start + len(keep)] = tensor(keep)
+
+    chunks.each(write)

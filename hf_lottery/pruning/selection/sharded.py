@@ -1,4 +1,4 @@
-"""Pruning of a model wherever its weights lie: whole on every process, or in FSDP2's shards."""
+"""`prune` for weights that are whole on every process, and for weights that FSDP2 has sharded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hf_lottery.pruning.selection.shards import Shards
 def prune(scores: Mapping[str, Tensor], alive: Mask, **how) -> Mask:
     """`hf_lottery.pruning.selection.select.prune`, of whole tensors or of DTensors; the same mask either way.
 
-    Of DTensors every process reads its own shards; counts are added up over the processes and the new mask's bits are
-    gathered, but no score and no weight travels. All processes must call it together.
+    Of DTensors every process reads its own shards. Counts are added up over the processes and the new mask's bits are
+    gathered; scores and weights are not communicated. All processes must call it together.
 
     Args:
         scores: name -> score, all whole, or all DTensors split alike along dimension 0.
@@ -26,7 +26,7 @@ def prune(scores: Mapping[str, Tensor], alive: Mask, **how) -> Mask:
         how: `rate`, `rates`, `scope` and `key`, as there.
 
     Returns:
-        The whole new mask, on every process; packed where scores are sharded, for a process then uses its part alone.
+        The whole new mask, on every process; packed where scores are sharded, since a process then only uses its part.
     """
     if not any(isinstance(score, DTensor) for score in scores.values()):
         return prune_tensors(scores, alive, **how)

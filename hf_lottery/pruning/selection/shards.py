@@ -1,4 +1,4 @@
-"""Shards: what a process must know to select over weights of which it holds a part."""
+"""Shards: what a process must know to select over weights of which it holds only a part."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-if TYPE_CHECKING:  # takes a second to import, and only those with many processes need it
+if TYPE_CHECKING:  # its import takes a second, and a single process does not need it
     from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Where this process's parts of the weights lie in the whole, and how counts of all parts are added up.
+    """Where this process's parts of the weights are in the whole tensors, and how counts of all parts are added up.
 
-    Every process calls `select` or `prune` with its own parts, under the same names. Only counts travel.
+    Every process calls `select` or `prune` with its own parts, under the same names. Only counts are communicated.
 
     Args:
         shapes: parameter name -> shape of the whole parameter.
         offsets: parameter name -> flat index, in the whole parameter, of the first weight of this process's part.
-            A part is a run of the flattened parameter, as FSDP2's `Shard(0)` makes them; it may be empty.
+            A part is consecutive in the flattened parameter, as FSDP2's `Shard(0)` makes it; it may be empty.
         all_reduce: takes an int64 CPU tensor and returns its sum over all processes that hold different parts.
     """
 
@@ -37,7 +37,7 @@ class Shards:
 
         Args:
             parameters: name -> DTensor, split along dimension 0 over one dimension of its mesh and replicated over the
-                others; the same split of the same mesh for all. `to_local()` of each is what goes into `select`.
+                others; the same split of the same mesh for all. `to_local()` of each is what `select` gets.
 
         Raises:
             ValueError: there are no parameters, or one is not split in this way.
@@ -67,7 +67,7 @@ def _sharded_dimension(name: str, parameter: Tensor) -> tuple:
     if not isinstance(parameter, DTensor):
         raise ValueError(f"'{name}' is a {type(parameter).__name__}, not a DTensor; a whole tensor needs no Shards")
     split = [index for index, placement in enumerate(parameter.placements) if not placement.is_replicate()]
-    # type(), not isinstance: a strided shard is a Shard whose rows are not a run of the whole tensor's
+    # type(), not isinstance: a strided shard is a subclass whose rows are not consecutive in the whole tensor
     if len(split) != 1 or type(parameter.placements[split[0]]) is not Shard or parameter.placements[split[0]].dim != 0:
         raise ValueError(
             f"'{name}' is placed as {parameter.placements}; selection over shards needs one Shard(0), "

@@ -1,10 +1,10 @@
-"""The threshold under which exactly `count` scores lie, found by counting.
+"""The threshold: the `count`-th lowest score, found by counting, exactly and without sorting.
 
-A float's bit pattern, read as an integer, sorts as the float does, so the threshold can be found as a radix search
-finds it: a pass counts the scores below a bracket and how many inside it fall into each of up to 2^20 bins of bit
-patterns; the bin that holds the threshold is the next bracket. A random sample makes the first bracket so narrow that
-nearly always one pass is enough; a bracket that misses costs another pass, never exactness. Only counts are kept: any
-number of ties is as good as none, and processes that hold a part of the scores each need only add up their counts.
+A float's bit pattern, read as an integer, sorts as the float does, so a radix search finds the threshold. A bracket is
+a range of these integers. A pass counts the scores below the bracket, and the scores inside it in up to 2^20 bins; the
+bin that holds the threshold is the next bracket. The first bracket is guessed from a random sample, so narrow that one
+pass is nearly always enough; if the guess is wrong, another pass follows and the result is still exact. Memory holds
+only counts, so ties need no special treatment, and processes that each hold a part of the scores add up their counts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_lottery.pruning.selection.pieces import Array, Piece, Pieces, number
+from hf_lottery.pruning.selection.chunks import Array, Chunk, Chunks, number
 
-_BINS = 20  # log2 of the bins of a pass,
-_FEW_BINS = 14  # and where scores are few enough that another pass is cheaper than many bins
-_SAMPLE = 1 << 17  # scores that the first bracket is guessed from,
-_SAMPLE_AT_ONCE = 1 << 15  # and so many of them are fetched in the calling thread
-_COUNT_ALL = 1 << 20  # up to so many scores a sample saves nothing
+_BINS = 20  # log2 of the number of bins of a pass
+_FEW_BINS = 14  # the same up to _COUNT_ALL scores, where another pass costs less than more bins
+_SAMPLE = 1 << 17  # how many scores the first bracket is guessed from
+_SAMPLE_AT_ONCE = 1 << 15  # how many of these are read at a time
+_COUNT_ALL = 1 << 20  # up to this many scores no sample is taken: it would save nothing
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Threshold:
     remove: int
 
 
-def find_threshold(pieces: Pieces, total: int, count: int, all_reduce: Callable[[Tensor], Tensor]) -> Threshold:
+def find_threshold(chunks: Chunks, total: int, count: int, all_reduce: Callable[[Tensor], Tensor]) -> Threshold:
     """Find the `count`-th lowest alive score.
 
     Args:
-        pieces: this process's scores.
+        chunks: this process's scores.
         total: how many scores are alive, over all processes.
         count: 1 <= count <= total.
         all_reduce: adds an int64 tensor up over all processes.
@@ -55,15 +55,15 @@ def find_threshold(pieces: Pieces, total: int, count: int, all_reduce: Callable[
 
     Source: radix selection; the bracket from a sample is Floyd & Rivest 1975 (SELECT, CACM algorithm 489).
     """
-    infinity = _INFINITY[pieces.dtype]
+    infinity = _INFINITY[chunks.dtype]
     low, high = -infinity, infinity  # the threshold lies in [low, high], as ordered integers
     many = total > _COUNT_ALL
-    bracket = _guess(pieces, total, count, all_reduce) if many else (low, high)
+    bracket = _guess(chunks, total, count, all_reduce) if many else (low, high)
     first_pass = True
     while True:
         start, stop = bracket
         under, bins, shift = _count(
-            pieces, start, stop, _BINS if many else _FEW_BINS, all_reduce, check_nan=first_pass
+            chunks, start, stop, _BINS if many else _FEW_BINS, all_reduce, check_nan=first_pass
         )
         first_pass = False
         running = np.cumsum(bins)
@@ -77,25 +77,25 @@ def find_threshold(pieces: Pieces, total: int, count: int, all_reduce: Callable[
             low, high = max(start, first), min(stop, first + (1 << shift) - 1)
             if low == high:
                 ties = int(bins[chosen])
-                return Threshold(_to_float(low, pieces.dtype), ties, count - under - int(running[chosen]) + ties)
+                return Threshold(_to_float(low, chunks.dtype), ties, count - under - int(running[chosen]) + ties)
         bracket = low, high
 
 
-def _guess(pieces: Pieces, total: int, count: int, all_reduce: Callable[[Tensor], Tensor]) -> tuple[int, int]:
-    """A bracket that holds the threshold unless a sample is out by more than five standard deviations."""
-    infinity = _INFINITY[pieces.dtype]
-    shift = torch.finfo(pieces.dtype).bits - 16
+def _guess(chunks: Chunks, total: int, count: int, all_reduce: Callable[[Tensor], Tensor]) -> tuple[int, int]:
+    """A bracket that holds the threshold, unless the sample deviates by more than five standard deviations."""
+    infinity = _INFINITY[chunks.dtype]
+    shift = torch.finfo(chunks.dtype).bits - 16
     bins = _Bins(-infinity >> shift, infinity >> shift, shift)
-    generator = np.random.default_rng(0)  # any will do: a guess changes how long it takes, not what is found
-    numel_everywhere = int(all_reduce(torch.tensor([sum(pieces.numel.values())])))
-    for name in pieces.names:
-        size = pieces.numel[name]
-        # as many of a tensor as is its share of all, so that every process's sample weighs the same
+    generator = np.random.default_rng(0)  # any seed is right: it changes how long the search takes, not what it finds
+    numel_everywhere = int(all_reduce(torch.tensor([sum(chunks.numel.values())])))
+    for name in chunks.names:
+        size = chunks.numel[name]
+        # in proportion to the tensor's size, so that all processes sample at the same density
         wanted = -(-_SAMPLE * size // numel_everywhere)
         for done in range(0, wanted, _SAMPLE_AT_ONCE):
             positions = generator.integers(size, size=min(_SAMPLE_AT_ONCE, wanted - done))
-            found = pieces.sample(name, torch.from_numpy(positions))
-            bins.add(found[found == found])  # NaN is for the pass to find
+            found = chunks.sample(name, torch.from_numpy(positions))
+            bins.add(found[found == found])  # the pass reports NaN
     running = np.cumsum(all_reduce(torch.from_numpy(bins.counts())).numpy())
     share = count / total
     rank = share * running[-1]
@@ -107,20 +107,20 @@ def _guess(pieces: Pieces, total: int, count: int, all_reduce: Callable[[Tensor]
 
 
 def _count(
-    pieces: Pieces, start: int, stop: int, log_bins: int, all_reduce: Callable[[Tensor], Tensor], check_nan: bool
+    chunks: Chunks, start: int, stop: int, log_bins: int, all_reduce: Callable[[Tensor], Tensor], check_nan: bool
 ) -> tuple[int, np.ndarray, int]:
     """(alive scores below `start`, counts of those in [start, stop] by bins of 2^shift ordered integers, shift)."""
     shift = max(0, (stop - start).bit_length() - log_bins)
-    start_value, stop_value = _to_float(start, pieces.dtype), _to_float(stop, pieces.dtype)
+    start_value, stop_value = _to_float(start, chunks.dtype), _to_float(stop, chunks.dtype)
     under, broken = 0, set()
     bins = _Bins(start >> shift, stop >> shift, shift)
     lock = threading.Lock()
 
-    def work(piece: Piece) -> None:
+    def work(chunk: Chunk) -> None:
         nonlocal under
-        values, alive = piece.values, piece.alive
+        values, alive = chunk.values, chunk.alive
         if check_nan and _has_nan(values, alive):
-            broken.add(piece.name)
+            broken.add(chunk.name)
         low = values < start_value
         inside = (values <= stop_value) ^ low
         if alive is not None:
@@ -132,26 +132,26 @@ def _count(
             under += lows
             bins.add(found)
 
-    pieces.each(work)
-    nan = [name in broken for name in pieces.names]
+    chunks.each(work)
+    nan = [name in broken for name in chunks.names]
     counts = all_reduce(torch.from_numpy(np.concatenate([np.array([under, *nan], dtype=np.int64), bins.counts()])))
     counts = counts.numpy()
     nan = counts[1 : 1 + len(nan)]
     if nan.any():
         raise ValueError(
-            f"a score of '{pieces.names[int(nan.argmax())]}' is NaN; "
+            f"a score of '{chunks.names[int(nan.argmax())]}' is NaN; "
             "look for the first step at which the loss or a gradient was not finite"
         )
     return int(counts[0]), counts[1 + len(nan) :], shift
 
 
 def _has_nan(values: Array, alive: Array | None) -> bool:
-    largest = values.max()  # NaN if any is; only then are the bools read
+    largest = values.max()  # NaN if any value is; only then are the bools read
     return bool(largest != largest) and (alive is None or number((values != values) & alive) > 0)
 
 
 class _Bins:
-    """Counts of scores by their ordered integers >> shift, from `first` to `last`; added up in large batches."""
+    """How many scores have each value of (ordered integer >> shift), from `first` to `last`; counted in batches."""
 
     _BATCH = 1 << 18
 
@@ -179,7 +179,7 @@ class _Bins:
 
 _BITS = {np.dtype(np.float32): np.int32, np.dtype(np.float64): np.int64}
 _NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-# +infinity's bit pattern, the largest of a number's
+# the bit pattern of +infinity, the largest of all floats but NaN
 _INFINITY = {dtype: int(np.array(np.inf, float).view(_BITS[float])) for dtype, float in _NUMPY.items()}
 
 

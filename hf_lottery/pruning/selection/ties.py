@@ -1,4 +1,4 @@
-"""Ties: of the weights whose score is the threshold itself, the first by (name, flat index) go."""
+"""Ties: of the weights whose score equals the threshold, the first ones by (name, flat index) are removed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_lottery.pruning.selection.pieces import Array, Piece, Pieces, number
+from hf_lottery.pruning.selection.chunks import Array, Chunk, Chunks, number
 
-_BINS = 16  # log2 of the bins that positions are counted in
+_BINS = 16  # log2 of the number of bins in which positions are counted
 
 
 def last_ties(
-    pieces: Pieces,
+    chunks: Chunks,
     value: float,
     remove: int,
     all_reduce: Callable[[Tensor], Tensor],
     whole: dict[str, int],
     offsets: dict[str, int],
 ) -> dict[str, int]:
-    """Where the first `remove` of the alive scores that equal `value` end.
+    """Find the last of the first `remove` alive scores that equal `value`, in each tensor.
 
     Args:
-        pieces: this process's scores.
+        chunks: this process's scores.
         value: the threshold.
         remove: more than 0 and fewer than there are ties.
         all_reduce: adds an int64 tensor up over all processes.
@@ -34,30 +34,31 @@ def last_ties(
         offsets: name -> flat index in the whole tensor of this process's first weight.
 
     Returns:
-        name -> flat index, in this process's part, of the last tie to go: below 0 for none, large for all.
+        name -> flat index, in this process's part, of the last tie that is removed: below 0 for none, the
+        part's size or more for all.
     """
     ties = Counter()
     lock = threading.Lock()
 
-    def count(piece: Piece) -> None:
-        found = number(_equal(piece, value))
+    def count(chunk: Chunk) -> None:
+        found = number(_equal(chunk, value))
         with lock:
-            ties[piece.name] += found
+            ties[chunk.name] += found
 
-    pieces.each(count)
-    result = dict.fromkeys(pieces.names, -1)
-    counts = all_reduce(torch.tensor([ties[name] for name in pieces.names], dtype=torch.int64)).tolist()
-    for name, found in zip(pieces.names, counts, strict=True):
+    chunks.each(count)
+    result = dict.fromkeys(chunks.names, -1)
+    counts = all_reduce(torch.tensor([ties[name] for name in chunks.names], dtype=torch.int64)).tolist()
+    for name, found in zip(chunks.names, counts, strict=True):
         if found > remove:
             result[name] = (
-                _position(pieces, name, value, remove, all_reduce, whole[name], offsets[name]) - offsets[name]
+                _position(chunks, name, value, remove, all_reduce, whole[name], offsets[name]) - offsets[name]
             )
             break
-        result[name], remove = pieces.numel[name], remove - found
+        result[name], remove = chunks.numel[name], remove - found
     return result
 
 
-def _position(pieces, name, value, remove, all_reduce, whole: int, offset: int) -> int:
+def _position(chunks, name, value, remove, all_reduce, whole: int, offset: int) -> int:
     """Flat index, in the whole tensor, of the `remove`-th tie of one tensor; −1 if `remove` is 0.
 
     A radix search as for the threshold, over positions instead of bit patterns.
@@ -69,18 +70,18 @@ def _position(pieces, name, value, remove, all_reduce, whole: int, offset: int) 
         bins = np.zeros(1 << _BINS, dtype=np.int64)
         lock = threading.Lock()
 
-        def count(piece: Piece, start=start, shift=shift, bins=bins, lock=lock) -> None:
-            begin = offset + piece.start - start
-            if begin + len(piece.values) <= 0 or begin >= 1 << (shift + _BINS):
+        def count(chunk: Chunk, start=start, shift=shift, bins=bins, lock=lock) -> None:
+            begin = offset + chunk.start - start
+            if begin + len(chunk.values) <= 0 or begin >= 1 << (shift + _BINS):
                 return
-            equal = _equal(piece, value)
+            equal = _equal(chunk, value)
             places = np.flatnonzero(equal if isinstance(equal, np.ndarray) else equal.cpu().numpy()) + begin
             places = places[(places >= 0) & (places < 1 << (shift + _BINS))] >> shift
             found = np.bincount(places)
             with lock:
                 bins[: len(found)] += found
 
-        pieces.each(count, [name])
+        chunks.each(count, [name])
         running = np.cumsum(all_reduce(torch.from_numpy(bins)).numpy())
         chosen = int(np.searchsorted(running, remove))
         remove -= int(running[chosen - 1]) if chosen else 0
@@ -90,6 +91,6 @@ def _position(pieces, name, value, remove, all_reduce, whole: int, offset: int) 
         shift = max(0, shift - _BINS)
 
 
-def _equal(piece: Piece, value: float) -> Array:
-    equal = piece.values == value
-    return equal if piece.alive is None else equal & piece.alive
+def _equal(chunk: Chunk, value: float) -> Array:
+    equal = chunk.values == value
+    return equal if chunk.alive is None else equal & chunk.alive

@@ -1,4 +1,4 @@
-"""Pieces: the scores of many tensors in cache-sized runs, read where they lie by all threads."""
+"""Chunks: the scores of many tensors in parts of cache size, read in place by several threads."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# On the CPU a piece is numpy's, whose comparisons are several times faster than torch's and run in the calling thread.
+# On the CPU a chunk is numpy's, whose comparisons are several times faster than torch's and run in the calling thread.
 Array = np.ndarray | Tensor
 
-# Weights a run: on the CPU its temporaries stay in the cache; on a GPU starting a kernel costs little beside its work.
-CPU_RUN = 1 << 17
-CUDA_RUN = 1 << 24
+# Weights a chunk. CPU: small enough that temporaries fit the cache. GPU: so large that starting kernels costs little.
+CPU_CHUNK = 1 << 17
+CUDA_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A run of one tensor's weights.
+class Chunk:
+    """Consecutive weights of one tensor, in C order.
 
     Args:
         name: of the tensor.
-        start: flat index of the run's first weight.
-        values: 1-D, float32 or float64: the scores as they compare. numpy's on the CPU, torch's elsewhere.
+        start: flat index of the chunk's first weight.
+        values: 1-D, float32 or float64: the scores after `key`. A numpy array on the CPU, a tensor elsewhere.
         alive: 1-D bools of the same kind, or None where all are alive.
     """
 
@@ -36,15 +36,15 @@ class Piece:
     alive: Array | None
 
 
-class Pieces:
+class Chunks:
     """The scores of some tensors and which of them are alive.
 
     Args:
-        scores: name -> score of any float dtype. Read a tensor at a time, once a pass, so that a mapping may make its
-            tensors when they are asked for.
+        scores: name -> score of any float dtype. Each tensor is read once a pass, one after another, so a mapping may
+            compute its tensors on access.
         alive: name -> bool tensor of the same shape.
-        dense: names of tensors that are alive throughout, whose bools need not be read.
-        key: elementwise function applied to every run.
+        dense: names of tensors whose weights are all alive, so that their bools are not read.
+        key: elementwise function applied to every chunk.
     """
 
     def __init__(
@@ -62,40 +62,40 @@ class Pieces:
         self.dtype = torch.float64 if doubles else torch.float32
         self._on_cpu = all(scores[name].is_cpu for name in self.names)
 
-    def each(self, work: Callable[[Piece], None], names: list[str] | None = None) -> None:
-        """Call `work` with every run: in the calling thread if they are few, else from many threads in no fixed order.
+    def each(self, work: Callable[[Chunk], None], names: list[str] | None = None) -> None:
+        """Call `work` with every chunk: in the calling thread for few weights, else from several threads in any order.
 
         Args:
-            work: must not write what another call reads, but under a lock.
-            names: of these tensors alone.
+            work: must hold a lock while it writes what another call reads or writes.
+            names: only the chunks of these tensors; None: of all.
         """
         names = self.names if names is None else names
-        runs = ((name, *run) for name in names for run in self._runs(name))
+        chunks = ((name, *chunk) for name in names for chunk in self._chunks(name))
         lock, inference = threading.Lock(), torch.is_inference_mode_enabled()
 
         def worker():
-            with torch.inference_mode(inference), torch.no_grad():  # both are a thread's own
+            with torch.inference_mode(inference), torch.no_grad():  # both are set per thread
                 while True:
                     with lock:
-                        run = next(runs, None)
-                    if run is None:
+                        chunk = next(chunks, None)
+                    if chunk is None:
                         return
-                    work(self._piece(*run))
+                    work(self._chunk(*chunk))
 
         threads = torch.get_num_threads() if self._on_cpu else 1
-        if threads == 1 or sum(self.numel[name] for name in names) <= 4 * CPU_RUN:
+        if threads == 1 or sum(self.numel[name] for name in names) <= 4 * CPU_CHUNK:
             worker()
             return
         try:
-            # every worker a thread of its own, that torch does not split again
+            # one thread a worker: torch must not start more threads inside
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 for future in [pool.submit(worker) for _ in range(threads)]:
                     future.result()
         finally:
-            torch.set_num_threads(threads)  # the setting is also the process's
+            torch.set_num_threads(threads)  # a worker's set_num_threads changes it for the whole process
 
     def sample(self, name: str, positions: Tensor) -> np.ndarray:
-        """The alive among the values at these flat indices (int64)."""
+        """The values of the alive weights among these flat indices (int64)."""
         scores = self._scores[name].detach()
         positions = positions.to(scores.device)
         values = self._apply(scores.take(positions)).to(self.dtype)
@@ -107,21 +107,21 @@ class Pieces:
     def _apply(self, scores: Tensor) -> Tensor:
         return scores if self._key is None else self._key(scores)
 
-    def _piece(self, name: str, start: int, scores: Tensor, alive: Tensor | None) -> Piece:
+    def _chunk(self, name: str, start: int, scores: Tensor, alive: Tensor | None) -> Chunk:
         values = self._apply(scores).to(self.dtype)
         if values.is_cpu:
-            return Piece(name, start, values.numpy(), None if alive is None else alive.numpy())
-        return Piece(name, start, values, alive)
+            return Chunk(name, start, values.numpy(), None if alive is None else alive.numpy())
+        return Chunk(name, start, values, alive)
 
-    def _runs(self, name: str) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    def _chunks(self, name: str) -> Iterator[tuple[int, Tensor, Tensor | None]]:
         scores = self._scores[name].detach()
         alive = None if name in self._dense else self._alive[name].contiguous().view(-1)
-        for start, run in _runs(scores, CPU_RUN if scores.is_cpu else CUDA_RUN):
-            yield start, run, None if alive is None else alive[start : start + run.numel()].to(run.device)
+        for start, chunk in _chunks(scores, CPU_CHUNK if scores.is_cpu else CUDA_CHUNK):
+            yield start, chunk, None if alive is None else alive[start : start + chunk.numel()].to(chunk.device)
 
 
-def _runs(tensor: Tensor, size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """(flat index, 1-D run of at most `size` elements) in C order; only runs of a non-contiguous tensor are copies."""
+def _chunks(tensor: Tensor, size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """(flat index, 1-D tensor of at most `size` elements) in C order: views, or copies if not contiguous."""
     if tensor.is_contiguous():
         flat = tensor.view(-1)
         for index in range(0, flat.numel(), size):
@@ -133,7 +133,7 @@ def _runs(tensor: Tensor, size: int, start: int = 0) -> Iterator[tuple[int, Tens
         rows = max(1, size // inner)
         for row in range(0, tensor.shape[0], rows):
             part = tensor[row : row + rows]
-            yield from _runs(part if len(part) > 1 else part[0], size, start + row * inner)
+            yield from _chunks(part if len(part) > 1 else part[0], size, start + row * inner)
 
 
 def number(bools: Array) -> int:
@@ -142,5 +142,5 @@ def number(bools: Array) -> int:
 
 
 def tensor(array: Array) -> Tensor:
-    """The same memory as a tensor."""
+    """A tensor that shares the array's memory."""
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array

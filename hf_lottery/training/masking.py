@@ -1,0 +1,113 @@
+"""Masking: keeps a trainer's model under its mask, between trainings and at every step of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainerCallback
+
+from hf_lottery.distributed.processes import named_parameters, require_agreement
+from hf_lottery.mask import MASK_FILE, Mask
+from hf_lottery.training.deepspeed import DeepSpeedMaskedStep, DeepSpeedTraining
+from hf_lottery.training.masked_step import MaskedStep, forget_moments, inner_optimizer
+from hf_lottery.training.rewinding import RewindCallback
+
+
+class Masking(TrainerCallback):
+    """The mask of a trainer, and the masked step of the training that runs.
+
+    Args:
+        trainer: its model and optimizer are masked, whichever they are at the time.
+        mask: the first mask. The weights must be masked already.
+        rewinding: has θ_k, the values of pruned weights if `pruned_value` is init.
+        pruned_value: zero or init.
+        deepspeed: moves the model into DeepSpeed's engine and out of it; None: no DeepSpeed.
+
+    Attributes:
+        mask: name -> bool tensor, True = kept.
+        density: of the mask.
+        moments_are_masked: whether the training starts with an optimizer state of this very mask, which stays.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        mask: Mask,
+        rewinding: RewindCallback,
+        pruned_value: str,
+        deepspeed: DeepSpeedTraining | None,
+    ):
+        self.trainer, self.rewinding, self.pruned_value = trainer, rewinding, pruned_value
+        self.mask, self.density = mask, mask.density()
+        self.moments_are_masked = False
+        self._deepspeed = deepspeed
+        self._step: MaskedStep | DeepSpeedMaskedStep | None = None  # of the training that runs
+
+    def set(self, mask: Mask) -> None:
+        """Change the mask: masks the weights and drops the optimizer state. Training may run, but not in DeepSpeed.
+
+        Raises:
+            ValueError: the mask does not fit the model, differs between ranks, or DeepSpeed trains.
+        """
+        require_agreement(
+            "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
+        )
+        if self._step is not None and self._deepspeed is not None:
+            raise ValueError("the mask cannot change while DeepSpeed trains: change it between two trainings")
+        self.leave_engine()
+        if any(isinstance(parameter, DTensor) for parameter in named_parameters(self.trainer.model).values()):
+            mask = Mask.packing(mask.items())  # each process's step holds its own part
+        self._make_step(mask).mask_weights()
+        self.mask, self.density = mask, mask.density()
+        self.moments_are_masked = False
+        if self.trainer.optimizer is not None:
+            forget_moments(inner_optimizer(self.trainer.optimizer))
+        if self._step is not None:
+            self._attach()
+
+    def mask_weights(self) -> None:
+        """Write zero (or θ_k) into every pruned weight."""
+        self._make_step(self.mask).mask_weights()
+
+    def enter_training(self, from_checkpoint: bool, moments_are_masked: bool = False) -> None:
+        """A training starts: from the model's weights, or from a checkpoint, maybe one under this very mask."""
+        self.moments_are_masked = moments_are_masked
+        if self._deepspeed is not None:
+            self._deepspeed.enter(from_checkpoint)
+
+    def leave_engine(self) -> None:
+        """No training runs: if the last one used a DeepSpeed engine, the model becomes a plain one again."""
+        if self._deepspeed is not None:
+            self._deepspeed.leave()
+
+    def detach(self) -> None:
+        """Remove the masked step of the training that ran."""
+        if self._step is not None:
+            self._step.detach()
+            self._step = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._attach()
+
+    def on_save(self, args, state, control, **kwargs):
+        # Trainer._save is not called for weights that are saved as shards
+        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
+        if args.should_save and saved.parent.is_dir() and not saved.is_file():
+            self.mask.save(saved)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if isinstance(self._step, DeepSpeedMaskedStep):
+            self._step.require_zero()
+
+    def _make_step(self, mask: Mask) -> MaskedStep | DeepSpeedMaskedStep:
+        parameters = named_parameters(self.trainer.model)
+        if self._deepspeed is not None and self._deepspeed.engine_runs:
+            return DeepSpeedMaskedStep(parameters, mask)
+        held_at_init = self.pruned_value == "init" and mask.density() < 1
+        return MaskedStep(parameters, mask, self.rewinding.require_point().tensors if held_at_init else None)
+
+    def _attach(self) -> None:
+        self.detach()
+        self._step = self._make_step(self.mask)
+        self._step.attach(inner_optimizer(self.trainer.optimizer), moments=not self.moments_are_masked)
