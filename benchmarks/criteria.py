@@ -27,8 +27,8 @@ from hf_lottery.layout import COMMAND_FILE, RESULTS_FILE
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.recipe.sections import Control
 from hf_lottery.runner.build import make_experiment
-from hf_lottery.runner.opening import claim_output_folder
 from hf_lottery.runner.progress import NetworkProgress
+from hf_lottery.runner.run import claim_output_folder
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 

@@ -6,7 +6,7 @@
 Qwen2.5's exact architectures with random weights, random tokens in all rows: LoRA (r=16, q_proj and v_proj) over bf16,
 the same over nf4 (with bitsandbytes, on CUDA), and all weights, each once with Trainer and once with LotteryTrainer
 under a mask that keeps half of what can be pruned. Both run the same batches in this process,
-one after the other; ratios are LotteryTrainer's over Trainer's. Compare figures of one file with one another alone.
+one after the other; ratios are LotteryTrainer's over Trainer's. Compare figures of one file only.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RandomTokens(Dataset):
 
 
 class Clock(TrainerCallback):
-    """Seconds from the end of one step to the end of the next, after WARM_UP steps; the device has then finished."""
+    """Seconds from the end of one step to the end of the next, after WARM_UP steps; the device is waited for."""
 
     def __init__(self, device: str):
         self.device, self.seconds, self.last = device, [], 0.0
@@ -122,12 +122,12 @@ def main() -> None:
 
 
 def cases_here(device: str) -> list[str]:
-    """What can be measured: QLoRA needs bitsandbytes and a GPU."""
+    """The cases that can be measured here: QLoRA needs bitsandbytes and a GPU."""
     return ["lora", *(["qlora"] if device == "cuda" and NF4 is not None else []), "full"]
 
 
 def measure(case: str, config: Qwen2Config, arguments: argparse.Namespace) -> dict:
-    """Plain and masked steps of one case, and the masked ones' figures over the plain ones'."""
+    """Plain and masked steps of one case, and the ratios masked / plain."""
     plain = run(case, config, arguments, masked=False)
     masked = run(case, config, arguments, masked=True)
     ratios = {"tokens_per_second": masked["tokens_per_second"] / plain["tokens_per_second"]}
@@ -138,7 +138,7 @@ def measure(case: str, config: Qwen2Config, arguments: argparse.Namespace) -> di
 
 
 def run(case: str, config: Qwen2Config, arguments: argparse.Namespace, masked: bool) -> dict:
-    """Train for a few steps, in a folder that is thrown away. Memory is the device's, while training."""
+    """Train for a few steps, in a temporary folder. The peak memory is the device's, during training."""
     device, clock = arguments.device, Clock(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         model = build(case, config, device, Path(folder))
@@ -206,7 +206,7 @@ def build(case: str, config: Qwen2Config, device: str, folder: Path) -> PreTrain
 
 
 def machine(device: str) -> dict:
-    """What the figures are of."""
+    """The machine and the packages that the figures were measured with."""
     packages = ["torch", "transformers", "accelerate", "peft", *(["bitsandbytes"] if NF4 is not None else [])]
     gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {}
     return {

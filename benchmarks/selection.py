@@ -1,13 +1,13 @@
-"""Exact selection beside the ways that are at hand: time, extra memory, and whether the mask is the same.
+"""Exact selection compared with torch's and numpy's: time, extra memory, and whether the mask is the same.
 
     python benchmarks/selection.py cpu             # 3e8 float32 weights, all methods in one run
     python benchmarks/selection.py cpu --size 1e7  # a quick look
     python benchmarks/selection.py qwen            # every linear weight of Qwen2.5-3B, bfloat16, in place
     python benchmarks/selection.py cuda            # the same on a GPU, beside its copy bandwidth
 
-Writes benchmarks/results/selection-NAME.json. Extra memory is the peak over what was resident before a method began.
-Times are of one run on one machine: compare them with one another alone. A method whose peak would not fit into the
-memory that is free is left out, and the file says so.
+Writes benchmarks/results/selection-NAME.json. Extra memory is the peak less the resident memory before
+the method began. Compare times of one file only: they are of one run on one machine. A method that needs more than
+the free memory is left out, and the file says so.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def parted(weights, keep):
 
 
 def above(scores, threshold, count):
-    """Who stays, given the count-th lowest score; ties go in order."""
+    """Which weights are kept, given the count-th lowest score; of equal scores the first ones are removed."""
     keep = scores > threshold
-    missing = count - (len(scores) - int(keep.count_nonzero()))  # <= 0: so many ties stay
+    missing = count - (len(scores) - int(keep.count_nonzero()))  # <= 0: minus the number of ties that are kept
     if missing < 0:
         ties = (scores == threshold).nonzero().flatten()
         keep[ties[len(ties) + missing :]] = True
@@ -96,7 +96,7 @@ def by_partition(weights, count):
     return parted(weights, above(scores, float(threshold), count))
 
 
-# name -> method, and the bytes a weight that it was seen to take at its peak
+# name -> method, and its measured peak in bytes a weight
 METHODS = {
     "hf_lottery": (ours, 2),
     "numpy.partition": (by_partition, 13),
@@ -116,7 +116,7 @@ def resident(field: str) -> int:
 
 
 def available() -> int:
-    """Bytes that processes on this machine may still take."""
+    """Bytes of memory that are free on this machine."""
     line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     return int(line.split()[1]) * 1024
 
@@ -133,7 +133,7 @@ def measure(method, weights, count, repeats, cuda=False):
             before = torch.cuda.memory_allocated()
         else:
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             before = resident("VmRSS")
         start, start_cpu = time.perf_counter(), time.process_time()
         mask = method(weights, count)
@@ -178,9 +178,8 @@ def side_by_side(size: int, device: str) -> dict:
             print(name, results[name], flush=True)
             continue
         repeats = 3 if cuda or method in (ours, by_partition) else 1
-        run = (
-            partial(ours, alive=Mask.ones(weights)) if method is ours else method
-        )  # `alive` is there already in a round
+        # in a round `alive` exists before the selection, so it is made outside of the measurement
+        run = partial(ours, alive=Mask.ones(weights)) if method is ours else method
         found, median, seconds, cpu, extra = measure(run, weights, count, repeats, cuda)
         mask = found if mask is None else mask
         results[name] = {
@@ -212,7 +211,7 @@ def qwen() -> dict:
     count = round(RATE * numel)
     alive = Mask.ones(weights)
     read = reading_time(weights)
-    print(f"{numel:,} weights are there", flush=True)
+    print(f"{numel:,} weights were made", flush=True)
     mask, median, seconds, cpu, extra = measure(partial(ours, alive=alive), weights, count, repeats=3)
     removed = numel - mask.count()
     start = time.perf_counter()
@@ -238,7 +237,7 @@ def qwen() -> dict:
 
 
 def reading_time(weights) -> float:
-    """Seconds that torch's sum takes over all weights, the best of three: about what one reading costs."""
+    """Seconds that torch's sum over all weights takes, the best of three: about the time of reading them once."""
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -281,7 +280,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if arguments.what == "cuda" and not torch.cuda.is_available():
-        sys.exit("no CUDA device is here; `cpu` and `qwen` need none")
+        sys.exit("there is no CUDA device: run `cpu` or `qwen`, which need none")
     about = machine()
     result = qwen() if arguments.what == "qwen" else side_by_side(int(arguments.size), arguments.what)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@
 
 Shapes are counted on the meta device from the models' own configs; the masks are random bits at 50, 20, 10 and 5%
 density, the hardest to compress. Writes benchmarks/results/ticket-size.json. Times are seconds of processor time on
-one core of one machine: compare them with one another alone.
+one core of one machine: compare times of one file only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ RESULTS = Path(__file__).parent / "results" / "ticket-size.json"
 
 
 def main() -> None:
-    """Run the models that are asked for, and put their lines in the place of older ones in the file."""
+    """Measure the models that are named, and replace their older lines in the file."""
     names = sys.argv[1:] or list(MODELS)
     if unknown := [name for name in names if name not in MODELS]:
         sys.exit(f"no such model: {', '.join(unknown)}; there are {', '.join(MODELS)}")
@@ -86,7 +86,7 @@ def measure(key: str, density: float) -> list[dict[str, float]]:
             del mask
             with _Peak() as reading:
                 stored, read_s = _timed(StoredMask, path, shapes, kept, encoding, fingerprint)
-                _, unpack_s = _timed(stored.unpack)  # and checked, against the counts and the fingerprint
+                _, unpack_s = _timed(stored.unpack)  # this also checks the counts and the fingerprint
             size = path.stat().st_size
             rate = {"decode_mb_of_bits_per_s": round(_decode_rate(path, shapes), 1)} if compress else {}
         d = sum(kept.values()) / numel
@@ -113,7 +113,7 @@ def measure(key: str, density: float) -> list[dict[str, float]]:
 
 
 def random_mask(shapes: dict[str, torch.Size], density: float) -> Mask:
-    """Independent bits, to 1 part in 65,536 of the density."""
+    """Independent random bits; their density is exact to 1 / 65,536."""
     generator = np.random.default_rng(0)
     tensors = {}
     for name, shape in shapes.items():
@@ -123,7 +123,7 @@ def random_mask(shapes: dict[str, torch.Size], density: float) -> Mask:
 
 
 def _decode_rate(path: Path, shapes: dict[str, torch.Size]) -> float:
-    """MB of packed bits a second out of the codec, over the first tensors of together at least 4 MB of bits."""
+    """MB of packed bits that the codec decodes a second, over the first tensors that have 4 MB of bits together."""
     coded, total = [], 0
     with safe_open(path, framework="np") as file:
         for name, shape in shapes.items():
@@ -136,12 +136,12 @@ def _decode_rate(path: Path, shapes: dict[str, torch.Size]) -> float:
 
 
 class _Peak:
-    """MB that this process held at most in the block, over what it held before."""
+    """The peak memory of this process in the block less its memory before, in MB."""
 
     def __enter__(self):
         ctypes.CDLL(None).malloc_trim(0)
         self.before = self._memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         return self
 
     def __exit__(self, *exc):
@@ -152,7 +152,7 @@ class _Peak:
 
 
 def _timed(function: Callable, *args: Any) -> tuple[Any, float]:
-    """(result, seconds of processor time): what else the machine is doing counts little."""
+    """(result, seconds of processor time), which depends little on other processes."""
     start = time.process_time()
     value = function(*args)
     return value, time.process_time() - start

@@ -8,14 +8,11 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from hf_lottery import __version__
-
-if TYPE_CHECKING:
-    from hf_lottery.recipe.recipe import Recipe
 
 app = typer.Typer(
     help="Find, verify and publish lottery tickets. A recipe says what is trained, pruned and compared.",
@@ -139,36 +136,35 @@ def run(
     from hf_lottery.recipe.recipe import load_recipe
 
     words = [recipe, *(overrides or [])]
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or [])  # before processes start, so that its errors are printed once
     if launcher is not None and (workers != 1 or submit is not None):
         raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
     if plan:
         from hf_lottery.runner.plan import make_plan
 
         print(make_plan(loaded))
-    elif launcher is not None:  # the recipe was read above, so that its errors are printed once, not by every process
+    elif launcher is not None:
         from hf_lottery.runner.launch import relaunch
 
         raise typer.Exit(relaunch(launcher, ["run", *words]))
-    elif as_worker or submit is not None or workers != 1:
-        _run_workers(loaded, words, workers, submit, as_worker)
+    elif as_worker:
+        from hf_lottery.runner.workers import work
+
+        work(loaded)
+    elif submit is not None:
+        from hf_lottery.runner.workers import submit as submit_workers
+
+        submit_workers(loaded, words, workers, submit)
+    elif workers != 1:
+        from hf_lottery.runner.workers import run_side_by_side
+
+        run_side_by_side(loaded, words, workers)
     else:
         from hf_lottery.distributed.processes import leave
         from hf_lottery.runner.run import run as run_recipe
 
         run_recipe(loaded)
         leave()
-
-
-def _run_workers(recipe: Recipe, words: list[str], count: int, cluster: str | None, as_worker: bool) -> None:
-    from hf_lottery.runner import workers
-
-    if as_worker:
-        workers.work(recipe)
-    elif cluster is not None:
-        workers.submit(recipe, words, count, cluster)
-    else:
-        workers.run_side_by_side(recipe, words, count)
 
 
 OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output folder of a run.")]

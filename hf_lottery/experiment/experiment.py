@@ -73,7 +73,7 @@ class Experiment:
         return [network for network in self._networks if not self.folder(network).finished]
 
     def run(self, on_start: Callable[[Network], None] = lambda network: None, poll_seconds: float = 0.5) -> None:
-        """Train until nothing is left, beside other workers on the same folder.
+        """Train until all networks are finished; other workers may train in the same folder.
 
         A network is claimed by a file lock, which the operating system releases if its worker dies; what a dead
         worker left unfinished is then continued. A worker may be several processes: rank 0 claims for all of them.

@@ -1,4 +1,4 @@
-"""The look that all plots share: a marker and a line style for every control, density axes, and files."""
+"""What all plots have in common: a marker and a line style for every control, axes, and writing the files."""
 
 from __future__ import annotations
 

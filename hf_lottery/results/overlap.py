@@ -1,4 +1,4 @@
-"""Mask overlap: how much of their masks two replicates share, and how much chance alone would give."""
+"""Mask overlap: how many kept weights the masks of two replicates share, and how many random masks would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics over replicates: means, Student-t intervals, paired differences. Numbers in, numbers out."""
+"""Statistics over replicates: means, Student-t intervals, paired differences."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ YES, NO, TOO_FEW, NO_DATA = "yes", "no", "too few replicates to say", "not measu
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer with what it rests on.
+    """One answer, and the difference that it is based on.
 
     Args:
         answer: yes, no, too few replicates to say, or not measured.
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class RoundVerdict:
-    """The findings at one density.
+    """The findings at one round of the ticket.
 
     Args:
         round: the ticket's round.
@@ -115,7 +115,7 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     * better than a control: yes when l > 0; no when h < ε (any advantage is smaller than the tolerance);
     * earlier: yes when l > 0 steps, no when h < 0, or when every replicate's difference is 0;
 
-    and else the interval holds both answers: too few replicates to say.
+    and else, as the interval holds both answers: too few replicates to say.
 
     Args:
         results: the finished networks.

@@ -2,7 +2,7 @@
 
 1. cli/main.run reads the recipe (recipe/recipe.load_recipe) and calls run.run.
 2. launch.meet lets the processes of a launcher communicate, and checks that all have the same recipe.
-3. opening.open_run claims the output folder (claim_output_folder), chooses the rewind step where it is `auto`
+3. run.open_run claims the output folder (claim_output_folder), chooses the rewind step where it is `auto`
    (rewind_step.settle_rewind_step) and makes the experiment (build.make_experiment).
 4. experiment/experiment.Experiment.run claims one network after the other. For each, build.build_trainer makes a
    trainer: build.load_data reads the data once, network.build_network makes the model. The trainer trains a round

@@ -31,7 +31,10 @@ def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None
 
     @functools.cache
     def data() -> TaskData:
-        return _noted(load_data(recipe), root)
+        found = load_data(recipe)
+        if found.notes and is_main():
+            write_text(root / DATA_NOTES_FILE, "\n".join(found.notes) + "\n")
+        return found
 
     def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
         return build_trainer(recipe, data(), seed, folder, progress)
@@ -48,13 +51,6 @@ def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None
         make_trainer,
         labels,
     )
-
-
-def _noted(data: TaskData, root: Path) -> TaskData:
-    """The same data; their notes are written into the output folder."""
-    if data.notes and is_main():
-        write_text(root / DATA_NOTES_FILE, "\n".join(data.notes) + "\n")
-    return data
 
 
 def load_data(recipe: Recipe) -> TaskData:

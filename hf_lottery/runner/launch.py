@@ -90,7 +90,8 @@ def require_same_recipe(text: str) -> None:
     """
     from hf_lottery.distributed.processes import require_agreement
 
-    require_agreement("recipe", _sha256(text.encode()), "start every rank with the same recipe and overrides")
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    require_agreement("recipe", fingerprint, "start every rank with the same recipe and overrides")
 
 
 def require_same_data(data) -> None:
@@ -120,7 +121,3 @@ def _bytes(value) -> bytes:
     import torch
 
     return value.contiguous().numpy().tobytes() if torch.is_tensor(value) else repr(value).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

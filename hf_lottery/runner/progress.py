@@ -28,7 +28,7 @@ class NetworkProgress:
     def over(self, experiment: Experiment) -> Iterator[None]:
         """Show the bars while the block runs."""
         self._experiment = experiment
-        self._networks = self.bars.add_task("networks", total=len(experiment.networks()))
+        self._networks = self.bars.add_task("networks", total=None)
         self._steps = self.bars.add_task("starting", total=None)
         self._update()
         shown = self.bars if self.console.is_terminal else contextlib.nullcontext()
@@ -50,7 +50,7 @@ class NetworkProgress:
     def _update(self) -> tuple[int, int]:
         total = len(self._experiment.networks())
         done = total - len(self._experiment.pending())
-        self.bars.update(self._networks, completed=done)
+        self.bars.update(self._networks, completed=done, total=total)
         return done, total
 
 

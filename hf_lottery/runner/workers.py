@@ -20,7 +20,7 @@ from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.layout import JOBS_FOLDER
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.conclude import conclude
-from hf_lottery.runner.opening import claim_output_folder, open_run
+from hf_lottery.runner.run import claim_output_folder, open_run
 
 WORKER_FLAG = "--as-worker"
 

@@ -8,8 +8,8 @@ import pytest
 
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.runner.build import make_experiment
-from hf_lottery.runner.opening import claim_output_folder
 from hf_lottery.runner.rewind_step import settle_rewind_step
+from hf_lottery.runner.run import claim_output_folder
 
 SMALL = ["training.max_steps=60", "training.eval_strategy='no'", "lottery.num_rounds=1", "experiment.controls=[]"]
 
