@@ -248,7 +248,7 @@ def test_before_training_ties_never_take_a_whole_tensor(tmp_path, criterion):
     config = LotteryConfig(num_rounds=1, pruning_rate=0.5, criterion=criterion, scope="global")
     trainer = _trainer(get_peft_model(tiny_lm.model(), _config()), tmp_path, config)
     if criterion == "movement":
-        trainer._rewind_callback.point = RewindPoint.capture(trainer.model)
+        trainer.rewinding.point = RewindPoint.capture(trainer.model)
     with pytest.raises(ValueError, match=f"criterion {criterion} finds every weight of .* train first"):
         trainer.prune()
     assert trainer.mask.density() == 1
