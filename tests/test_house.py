@@ -1,4 +1,4 @@
-"""The house keeps its form: small functions, small files, rooms that are on the map. (`make lint` checks the floors.)"""
+"""The house keeps its form: small functions, small files, every room on the map. `make lint` checks the floors."""
 
 from __future__ import annotations
 
