@@ -15,6 +15,7 @@ slow: .venv/test
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # the same environment: the tests only add to it
 .venv/quickstart .venv/test: .venv/%: pyproject.toml setup.cfg

@@ -1,8 +1,9 @@
-"""The README's first example is run as it stands, and its second after it."""
+"""The README's first example is run as it stands, and the others after it."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from hf_lottery import Ticket
@@ -12,7 +13,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def test_the_readmes_script_finds_a_ticket_and_trains_it(tmp_path, monkeypatch):
-    first, second = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(first, "README.md", "exec"), names)
@@ -26,3 +27,10 @@ def test_the_readmes_script_finds_a_ticket_and_trains_it(tmp_path, monkeypatch):
     exec(compile(second, "README.md", "exec"), names)
     for name, kept in names["ticket"].mask.items():
         assert not names["trainer"].model.get_parameter(name)[~kept].any()
+
+    exec(compile(third, "README.md", "exec"), names)
+    args = replace(names["args"], output_dir="outputs/own", max_steps=20)
+    own = names["Trainer"](
+        names["LeNet"](), args, train_dataset=names["examples"][:600], lottery_config=names["config"]
+    ).find_ticket()
+    assert own.info["criterion"] == "my_scores" and 0.12 < own.density() < 0.13
