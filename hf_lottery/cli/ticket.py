@@ -13,7 +13,7 @@ from hf_lottery.layout import TICKET_FOLDER
 from hf_lottery.results import formatting
 from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results
-from hf_lottery.results.table import table
+from hf_lottery.results.terminal import table
 from hf_lottery.results.verdict import verdict
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -46,6 +45,8 @@ def estimate(values: Iterable[float], confidence: float = CONFIDENCE) -> Estimat
     mean, minimum, maximum = float(data.mean()), float(data.min()), float(data.max())
     if n == 1:
         return Estimate(1, mean, math.nan, math.nan, minimum, maximum)
+    from scipy import stats  # here, so that one replicate needs no scipy
+
     error = float(stats.sem(data))
     if minimum == maximum or error == 0:  # scipy answers NaN for a scale of 0
         return Estimate(n, mean, mean, mean, minimum, maximum)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import rich.box
-import rich.table
-
 from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
 from hf_lottery.results.results import Results
@@ -70,15 +67,3 @@ def caption(results: Results) -> str:
         f"Mean over {count} replicates (min–max). Density is counted from the mask; "
         "a control's samples are averaged within a replicate first."
     )
-
-
-def table(results: Results) -> rich.table.Table:
-    """The closing table of a run, for a terminal: `rich.print(table(read_results(output_dir)))`."""
-    headings, body = rows(results, early_stop_metric=False)
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption=caption(results), caption_justify="left")
-    for heading in headings:
-        shown.add_column(heading.replace("_", " "), justify="right", overflow="fold")
-    for first, *others in body:
-        # a range goes below its mean, so that a row with its controls fits into 80 columns
-        shown.add_row(str(first), *("\n".join(filter(None, (cell.value, cell.detail))) for cell in others))
-    return shown

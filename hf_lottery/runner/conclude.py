@@ -14,7 +14,7 @@ from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.report.report import report_of
 from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results, read_results
-from hf_lottery.results.table import table
+from hf_lottery.results.terminal import table
 from hf_lottery.results.verdict import verdict
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket, TicketError

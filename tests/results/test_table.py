@@ -3,7 +3,8 @@ import io
 import rich.console
 
 from hf_lottery.results.results import Results
-from hf_lottery.results.table import rows, table
+from hf_lottery.results.table import rows
+from hf_lottery.results.terminal import table
 from tests.result_lines import lines
 
 
