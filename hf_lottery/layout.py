@@ -1,4 +1,4 @@
-"""The output folder of a run: the names of its files and folders, and which networks lie in it, and where."""
+"""The output folder of a run: the names of its files and folders, and where each network is in it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-RECIPE_FILE = "recipe.yaml"  # as resolved
-COMMAND_FILE = "command"  # as it was typed
-DATA_NOTES_FILE = "data-notes.txt"  # what readers of the results must know about the data, a sentence a line
+RECIPE_FILE = "recipe.yaml"  # with our defaults filled in
+COMMAND_FILE = "command"  # the command that was typed
+DATA_NOTES_FILE = "data-notes.txt"  # what readers of the results must know about the data, one sentence per line
 REWIND_STEP_FILE = "rewind_step.json"  # what `rewind_step: auto` measured and chose
-RESULTS_FILE = "results.jsonl"  # a line a finished network
+RESULTS_FILE = "results.jsonl"  # one line for each finished network
 REPORT_FOLDER, PLOTS_FOLDER = "report", "plots"  # the plots are in the report's folder
 PAGE_FILE, MARKDOWN_FILE = "index.html", "report.md"
 TICKET_FOLDER = "ticket"
 INSTABILITY_FOLDER = "instability"  # what `hf-lottery instability` trains
 REWIND_STEP_FOLDER = "rewind-step"  # what `rewind_step: auto` trains
 JOBS_FOLDER = "jobs"  # logs of a cluster's jobs
+
+# in the folder of a replicate
+REWIND_FOLDER = "rewind"  # the state of the first training at step k
+REWIND_FILE = "rewind.safetensors"  # θ_k in that folder; a ticket has a file of the same name
 INSTABILITY_FILE = "instability.json"
 
 # in the folder of a network, beside its mask (hf_lottery.mask.MASK_FILE)
-RESULT_FILE = "result.json"  # its line of results.jsonl; written last, so with it the network is finished
+RESULT_FILE = "result.json"  # its line of results.jsonl; written last: a network that has it is finished
 TRAINED_FILE = "trained.safetensors"
 STATE_FILE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME; here so that reports need not import it
 GENERATIONS_FILE = "generations.json"
@@ -64,7 +68,7 @@ class Network:
 
     def folder(self, root: str | os.PathLike) -> Path:
         """`replicate-R/round-NN` in the output folder `root`; for a control `CONTROL-SAMPLE` in that."""
-        folder = replicate_folder(root, self.replicate) / f"round-{self.round:02d}"
+        folder = round_folder(replicate_folder(root, self.replicate), self.round)
         return folder if self.control == TICKET else folder / f"{self.control}-{self.sample}"
 
     def needs(self) -> Network | None:
@@ -109,3 +113,8 @@ def planned_networks(num_rounds: int, replicates: int, controls: Iterable[Planne
 def replicate_folder(root: str | os.PathLike, replicate: int) -> Path:
     """The folder of one replicate: its rounds, and its rewind point."""
     return Path(root) / f"replicate-{replicate}"
+
+
+def round_folder(replicate: str | os.PathLike, number: int) -> Path:
+    """The folder of round `number` in the folder of a replicate."""
+    return Path(replicate) / f"round-{number:02d}"

@@ -9,7 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from hf_lottery.experiment.instability import measure_instability
-from hf_lottery.layout import INSTABILITY_FOLDER, PLOTS_FOLDER, RECIPE_FILE, REPORT_FOLDER, Network
+from hf_lottery.layout import (
+    INSTABILITY_FOLDER,
+    PLOTS_FOLDER,
+    RECIPE_FILE,
+    REPORT_FOLDER,
+    Network,
+    replicate_folder,
+)
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.report import plots, style
@@ -57,7 +64,7 @@ def instability_of_run(
     found = []
     for replicate, mask in masks.items():
         console.print(f"replicate {replicate}: {len(seeds)} copies from step {rewind_step}", highlight=False)
-        folder = root / INSTABILITY_FOLDER / name / f"replicate-{replicate}"
+        folder = replicate_folder(root / INSTABILITY_FOLDER / name, replicate)
         trainer = build_trainer(recipe, data, recipe.training_arguments().seed + replicate, folder)
         found.append(measure_instability(trainer, folder, mask, seeds, points, data.metric, data.greater_is_better))
     paths = [path for each in found for path in each.paths]

@@ -13,14 +13,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.files import write_text
+from hf_lottery.layout import INSTABILITY_FILE
 from hf_lottery.mask import Mask
 from hf_lottery.results.linear_path import POINTS, Instability, linear_path, to_dict
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
-
-RESULT_FILE = "instability.json"
 
 
 def measure_instability(
@@ -73,7 +72,7 @@ def measure_instability(
         for a, b in combinations(trained, 2)
     ]
     found = Instability(trainer.rewind_point.step, mask.density(), list(seeds), paths)
-    write_text(folder / RESULT_FILE, json.dumps(to_dict(found), indent=1) + "\n")
+    write_text(folder / INSTABILITY_FILE, json.dumps(to_dict(found), indent=1) + "\n")
     return found
 
 

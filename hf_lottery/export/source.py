@@ -10,17 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hf_lottery.layout import RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
-from hf_lottery.training import rewinding
-from hf_lottery.training.network_folder import RESULT_FILE, NetworkFolder
+from hf_lottery.training.network_folder import NetworkFolder
 
-# in an output folder, and in the folder of a replicate
-RECIPE_FILE, TICKET_FOLDER = "recipe.yaml", "ticket"
-REWIND_FILE = f"rewind/{rewinding.REWIND_FILE}"
+_REWIND = f"{REWIND_FOLDER}/{REWIND_FILE}"  # in the folder of a replicate
 
 
 @dataclass
@@ -72,12 +70,12 @@ def open_source(path: str | os.PathLike) -> Source:
 
 def _network(network: NetworkFolder) -> Source:
     root = _folder_above(network.path, RECIPE_FILE)
-    replicate = _folder_above(network.path, REWIND_FILE)
+    replicate = _folder_above(network.path, _REWIND)
     return Source(
         network.path,
         network.mask(),
         network.trained().tensors,
-        RewindPoint.load(replicate / REWIND_FILE),
+        RewindPoint.load(replicate / _REWIND),
         load_recipe(str(root / RECIPE_FILE)),
         trained=True,
     )

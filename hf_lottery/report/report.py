@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hf_lottery.files import write_text
-from hf_lottery.layout import MARKDOWN_FILE, PAGE_FILE, PLOTS_FOLDER, REPORT_FOLDER, Network
+from hf_lottery.layout import MARKDOWN_FILE, PAGE_FILE, PLOTS_FOLDER, RECIPE_FILE, REPORT_FOLDER, Network
 from hf_lottery.report import page, style
 from hf_lottery.report.section import Section
 from hf_lottery.report.sections import make_sections
@@ -64,9 +64,9 @@ def _recipe(output_dir: Path) -> tuple[WrittenRecipe | None, list[str]]:
     try:
         return read_recipe(output_dir), []
     except FileNotFoundError:
-        return None, [f"The folder has no recipe.yaml, {unknown}"]
+        return None, [f"The folder has no {RECIPE_FILE}, {unknown}"]
     except ValueError:
-        return None, [f"recipe.yaml cannot be read, {unknown}"]
+        return None, [f"{RECIPE_FILE} cannot be read, {unknown}"]
 
 
 def _unfinished(missing: list[Network]) -> list[str]:

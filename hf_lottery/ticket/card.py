@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_lottery.layout import TICKET
+from hf_lottery.layout import RECIPE_FILE, TICKET
 from hf_lottery.results import formatting
 from hf_lottery.results.headline import headline
 from hf_lottery.results.metric import Metric
@@ -184,7 +184,7 @@ def _again(info: Mapping[str, Any]) -> list[str]:
     recipe = info.get("recipe")
     if recipe:
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", recipe)), default=0))
-        parts.append("`hf-lottery run recipe.yaml`, where recipe.yaml is:")
+        parts.append(f"`hf-lottery run {RECIPE_FILE}`, where {RECIPE_FILE} is:")
         parts.append(f"{fence}yaml\n{recipe.rstrip()}\n{fence}")
     return parts if len(parts) > 1 else []
 

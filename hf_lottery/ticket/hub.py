@@ -10,9 +10,10 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 
+from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.ticket.document import TicketError, parse, read_bounded
-from hf_lottery.ticket.schema import FILES, HUB_ID, JSON_FILE, REWIND_FILE
+from hf_lottery.ticket.schema import FILES, HUB_ID, JSON_FILE
 
 
 def download(

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Size
 
+from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.ticket.document import TicketError, read_bounded
-from hf_lottery.ticket.schema import JSON_FILE, REWIND_FILE, read_document
+from hf_lottery.ticket.schema import JSON_FILE, read_document
 from hf_lottery.ticket.tensors import StoredMask, StoredRewind, require_file
 
 

@@ -12,13 +12,14 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.card import ticket_card
 from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
 from hf_lottery.ticket.model import write_model
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.ticket.schema import CARD_FILE, FILES, JSON_FILE, REWIND_FILE, SCHEMA, read_document
+from hf_lottery.ticket.schema import CARD_FILE, FILES, JSON_FILE, SCHEMA, read_document
 from hf_lottery.ticket.tensors import file_record, write_mask, write_rewind
 
 

@@ -12,7 +12,8 @@ import warnings
 from typing import Any
 
 from hf_lottery.config import CRITERION_NAME, PATTERNS, PRUNED_VALUES, RETRAINING, SCOPES
-from hf_lottery.layout import CONTROLS
+from hf_lottery.layout import CONTROLS, REWIND_FILE
+from hf_lottery.mask import MASK_FILE
 from hf_lottery.task_records import TASKS
 from hf_lottery.ticket import validators as v
 from hf_lottery.ticket.document import TicketError, check_digest, parse
@@ -20,7 +21,7 @@ from hf_lottery.ticket.model_config import config_value
 
 SCHEMA = "2.0"
 _NEWEST_MINOR = {1: 0, 2: 0}  # a major version that is read -> its newest minor version that this code knows
-REWIND_FILE, JSON_FILE, CARD_FILE = "rewind.safetensors", "ticket.json", "README.md"
+JSON_FILE, CARD_FILE = "ticket.json", "README.md"
 ENCODINGS = ("packed", "deflate")
 # where a tensor's value at step k is stored. base: in the base model. frozen: in the base model too, and not trained.
 # derived: nowhere, the model computes it when it is made. survivors: in rewind.safetensors, the kept values alone.
@@ -34,7 +35,7 @@ PACKAGES = ("python", "hf_lottery", "torch", "transformers", "accelerate", "peft
 
 # every file that a ticket.json may list; README.md may be edited by anyone, so it is not among them
 FILES = re.compile(
-    r"mask\.safetensors|rewind\.safetensors"
+    rf"{re.escape(MASK_FILE)}|{re.escape(REWIND_FILE)}"
     r"|(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|(config|generation_config|adapter_config)\.json"
     r"|[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.png"

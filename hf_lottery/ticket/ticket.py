@@ -259,5 +259,5 @@ class Ticket:
         if not folder.is_dir():
             folder = download(str(pretrained_model_name_or_path), revision, token, cache_dir)
         if not (folder / JSON_FILE).is_file():
-            raise TicketError(f"there is no ticket.json in {pretrained_model_name_or_path}; it is not a ticket")
+            raise TicketError(f"there is no {JSON_FILE} in {pretrained_model_name_or_path}; it is not a ticket")
         return cls(*read_folder(folder))

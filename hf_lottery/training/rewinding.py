@@ -13,11 +13,11 @@ from transformers.trainer_utils import has_length
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import barrier, from_main, named_parameters, world_size
+from hf_lottery.layout import REWIND_FILE
 from hf_lottery.random_state import get_rng_state
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.replay import REWIND_POINT, Replay
 
-REWIND_FILE = "rewind.safetensors"
 RNG_FILE = "rng.pt"
 
 

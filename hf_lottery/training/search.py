@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main, named_parameters
 from hf_lottery.files import write_text
+from hf_lottery.layout import round_folder
 from hf_lottery.pruning.lora import delta_density
 from hf_lottery.results.evaluations import evaluations, summarise
 from hf_lottery.ticket.info import ticket_info
@@ -153,7 +154,7 @@ class Search:
 
     def round_folder(self, number: int) -> NetworkFolder:
         """The folder of round `number`: `round-NN` in the output folder."""
-        return NetworkFolder(Path(self.trainer.args.output_dir) / f"round-{number:02d}")
+        return NetworkFolder(round_folder(self.trainer.args.output_dir, number))
 
     def _claim_output_dir(self) -> None:
         """Write into `output_dir` which search it holds; raise a ValueError if it holds another."""

@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import from_main, named_parameters
+from hf_lottery.layout import REWIND_FOLDER
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
 from hf_lottery.pruning.step import check_network, next_mask
@@ -78,7 +79,8 @@ class LotteryMixin:
         self._rates = match_rates(config.pruning_rates, tuple(targets))
         check_network(self.model, config, targets, self._rates)
         self._initial_state = InitialState(self)
-        self.rewinding = RewindCallback(config.rewind_step, Path(self.args.output_dir) / "rewind", self, self.replay)
+        folder = Path(self.args.output_dir) / REWIND_FOLDER
+        self.rewinding = RewindCallback(config.rewind_step, folder, self, self.replay)
         if ticket is not None:
             ticket.apply_to(self.model)
             if config.pruned_value == "init":
