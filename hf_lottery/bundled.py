@@ -14,7 +14,7 @@ def bundled_folder() -> Path:
     """The folder of the bundled recipes: inside the installed package, or `recipes/` at the top of a checkout.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: there is neither.
     """
     package = Path(__file__).resolve().parent
     for folder in (package / "recipes", package.parent / "recipes"):
@@ -62,7 +62,7 @@ def find_recipe(path_or_name: str) -> Path:
 
 
 def recipe_name(path: Path) -> str:
-    """The name of a recipe: of a bundled one its own name, of any other the file name without `.yaml`."""
+    """A bundled recipe's own name; for any other recipe, the file name without `.yaml`."""
     for name, bundled in bundled_recipes().items():
         if path.resolve() == bundled.resolve():
             return name

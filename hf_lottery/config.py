@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_lottery.suggest import in_brackets
 
-# the names of `hf_lottery.pruning.criteria.CRITERIA`, which a config can be checked by without importing it
+# the names in `hf_lottery.pruning.criteria.CRITERIA`; here, so that a config is checked without importing torch
 CRITERIA = (
     "magnitude",
     "random",
@@ -154,7 +154,7 @@ class LotteryConfig:
 
     @property
     def criterion_name(self) -> str:
-        """The criterion's name, also where the criterion is a function: what tickets and messages say."""
+        """The criterion's name, for tickets and messages; that of the function if it is one."""
         return self.criterion.__name__ if isinstance(self.criterion, FunctionType) else self.criterion
 
     def resolve_rewind_step(self, max_steps: int) -> int:
@@ -164,7 +164,7 @@ class LotteryConfig:
         return int(self.rewind_step)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as JSON values; a criterion that is a function by its name."""
+        """The fields by name, as JSON values; if the criterion is a function, its name."""
         return {**asdict(self), "criterion": self.criterion_name}
 
 
@@ -191,7 +191,7 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _require_criterion(criterion: Any) -> None:
-    """A known name, or a function that has a name of its own to write into a ticket."""
+    """Raise ValueError unless it is a known name, or a function with a name that a ticket can record."""
     if not callable(criterion):
         _require_choice("criterion", criterion, CRITERIA)
         return

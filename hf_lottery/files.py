@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: first beside their place, then renamed into it."""
+"""Files that are written whole or not at all: first under another name, then renamed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import Tensor
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Within the block, write to the path that it gives; after it, that file takes the place of `path`.
+    """Inside the block, write to the path that it gives; at the end, that file replaces `path`.
 
-    When the block raises, nothing is left of the new file, and the old one stays. Folders above `path` are made.
+    If the block raises an error, the new file is removed and the old one stays. Folders above `path` are created.
 
     Args:
         path: several processes may write the same one: each writes a file of its own first.
@@ -49,5 +49,5 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metada
             save_file(dict(tensors), partial, metadata=dict(metadata))
     except SafetensorError as error:
         raise OSError(
-            f"{path} could not be written: {error}. What was finished before is whole; make room, run again."
+            f"{path} could not be written: {error}. Finished networks are safe: make room on the disk and run again."
         ) from error

@@ -67,12 +67,12 @@ class Network:
         return cls(int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0)))
 
     def folder(self, root: str | os.PathLike) -> Path:
-        """`replicate-R/round-NN` in the output folder `root`; for a control `CONTROL-SAMPLE` in that."""
+        """`replicate-R/round-NN` in the output folder `root`; for a control, `CONTROL-SAMPLE` inside it."""
         folder = round_folder(replicate_folder(root, self.replicate), self.round)
         return folder if self.control == TICKET else folder / f"{self.control}-{self.sample}"
 
     def needs(self) -> Network | None:
-        """The network that must be finished before: the round before, or for a control the ticket of its round."""
+        """The network that must be finished first: the round before; for a control, the ticket of its round."""
         if self.control != TICKET:
             return Network(self.replicate, self.round)
         return Network(self.replicate, self.round - 1) if self.round > 0 else None

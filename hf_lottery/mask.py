@@ -46,9 +46,9 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def packing(cls, tensors: Iterable[tuple[str, Tensor]]) -> Mask:
-        """A mask that keeps its bits packed on the CPU, an eighth of the memory, for when it is seldom used.
+        """A mask that keeps its bits packed on the CPU, in an eighth of the memory; for masks that are seldom used.
 
-        A tensor is unpacked anew whenever it is asked for.
+        A tensor is unpacked again at every access.
 
         Args:
             tensors: (name, bool tensor) pairs, taken one at a time.
@@ -123,7 +123,7 @@ class Mask(Mapping[str, Tensor]):
         """A random mask of the same density in every tensor (the random-mask control).
 
         Args:
-            generator: a CPU generator; tensors are shuffled in order of their names, so a seed names one mask.
+            generator: a CPU generator; tensors are shuffled in order of their names, so one seed gives one mask.
         """
         result = dict.fromkeys(self)
         for name in sorted(self):

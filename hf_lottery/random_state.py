@@ -1,4 +1,4 @@
-"""The state of every random-number generator that training draws from: read, put back, and kept over a block."""
+"""The state of every random-number generator that training draws from: read it, set it, restore it after a block."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """What the block draws, nobody after it notices."""
+    """Restore the state after the block, so that its draws have no effect outside."""
     state = get_rng_state()
     try:
         yield

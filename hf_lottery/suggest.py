@@ -25,6 +25,6 @@ def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> 
 
 
 def in_brackets(value: object, choices: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, to stand behind a sentence; '' where no choice is near."""
+    """` (did you mean 'x'?)`, to put after a sentence; '' where no choice is near."""
     hint = did_you_mean(value, choices)
     return f" ({hint})" if hint else ""

@@ -39,7 +39,7 @@ TASKS = {
     ),
     "causal_lm": Task("hf_lottery.tasks.causal_lm", "AutoModelForCausalLM", "text-generation", language_model=True),
 }
-UNKNOWN = Task("", "AutoModel", "other")  # of a model that none of them loads
+UNKNOWN = Task("", "AutoModel", "other")  # for a model that no task loads
 
 
 def task_of(class_name: str) -> str | None:

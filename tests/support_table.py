@@ -32,7 +32,7 @@ INVARIANTS = {
     "resumes bit for bit": "test_an_interrupted_search_continues_bit_for_bit[{}]",
     "rewinds bit for bit, k = 0": "test_rewinding_replays_with_each_ranks_own_random_numbers[{}-0]",
     "k > 0": "test_rewinding_replays_with_each_ranks_own_random_numbers[{}-2]",
-    "all that on four processes, but the replay": "test_four_processes_find_the_ticket_of_one[{}]",
+    "all of these on four processes, except the rewinds": "test_four_processes_find_the_ticket_of_one[{}]",
 }
 WRAPPERS = {
     "torch.compile": "test_torch_compile",
@@ -46,8 +46,8 @@ WRAPPERS = {
 }
 REFUSED = {
     "FSDP1": "flattens weights; set `fsdp_version` to 2",
-    "FSDP on CPUs, which accelerate would silently leave away": "launch with `ddp`",
-    "FSDP2 over more processes than two of the parameters have rows for": "launch with fewer, or with `ddp`",
+    "FSDP on CPUs, which accelerate would ignore without a message": "launch with `ddp`",
+    "FSDP2 over so many processes that two parameters have fewer rows": "launch with fewer, or with `ddp`",
     "DeepSpeed with an optimizer that mixes coordinates (8-bit, Adafactor, Muon, 1-bit)": "use AdamW, SGD, or FSDP2",
     "DeepSpeed with the optimizer on NVMe": "offload it to the CPU",
     "DeepSpeed with `zero3_init_flag`": "set it to false",

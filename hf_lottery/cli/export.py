@@ -100,7 +100,7 @@ def _update(found: Source) -> Delta:
     if found.rewind.step != 0:
         raise ValueError(
             f"pruned weights stay at step {found.rewind.step} of the dense training, not at the base model's values: "
-            "a sparse delta takes lottery.rewind_step=0"
+            "a sparse delta needs lottery.rewind_step=0"
         )
     return Delta.between(found.rewind.tensors, found.tensors)
 

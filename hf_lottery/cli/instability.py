@@ -34,22 +34,22 @@ def instability_of_run(
     points: int = POINTS,
     console: Console | None = None,
 ) -> list[Instability]:
-    """Instability of the ticket of one round, a measurement for every replicate that has finished it.
+    """Measure the instability of a round's ticket, once for each replicate that has finished the round.
 
-    The mask is the round's (round 0: dense). θ_k is reached again from the replicate's own initialisation, by its own
-    first `rewind_step` steps of dense training, so k need not be the run's. The trained copies are kept under
+    The mask is the round's (round 0: dense). θ_k is computed again: the replicate's own initialisation is trained
+    densely for `rewind_step` steps. So k may differ from the run's. The trained copies are kept under
     `instability/round-NN-step-K/`, and the plot is written into `report/plots/`.
 
     Args:
         output_dir: a run's output folder.
         number: the round.
         rewind_step: k, in steps.
-        seeds: one for every copy's data order.
-        points: α's on a line.
+        seeds: of the data orders, one for each copy.
+        points: how many values of α on a line.
         console: where the result is printed.
 
     Raises:
-        FileNotFoundError: no recipe.yaml there.
+        FileNotFoundError: the folder has no recipe.yaml.
         ValueError: no replicate has finished the round, or k is not before the end of training.
     """
     root, console = Path(output_dir), console or Console()

@@ -174,7 +174,7 @@ OutputFolder = Annotated[Path, typer.Argument(metavar="OUT", help="The output fo
 def report(
     output_dir: OutputFolder,
     tolerance: Annotated[
-        float, typer.Option(help="How far from dense still matches: 0.002 is 0.2 points of accuracy.")
+        float, typer.Option(help="Largest loss against dense that still matches: 0.002 is 0.2 points of accuracy.")
     ] = 0.002,
     bars: Annotated[str, typer.Option(help="min-max over replicates, or interval (95% Student-t).")] = "min-max",
 ) -> None:

@@ -1,5 +1,5 @@
 """Several processes that train one network.
 
-processes says who writes and what all must agree on, and reads and writes tensors that are sharded; deepspeed does so
-for DeepSpeed, whose engine keeps copies of the weights in higher precision.
+processes: which process writes, checks that all agree, reading and writing of sharded tensors. deepspeed: reading and
+writing for DeepSpeed, whose engine keeps copies of the weights in higher precision.
 """

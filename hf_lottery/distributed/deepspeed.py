@@ -1,8 +1,8 @@
-"""A parameter under DeepSpeed's ZeRO: the fp32 value behind it, whole, through DeepSpeed's public functions.
+"""Reads and writes the whole fp32 value of a parameter under DeepSpeed's ZeRO, by DeepSpeed's public functions.
 
-The optimizer steps on fp32 masters of which every process holds a part; what the module shows is a copy that the next
-step overwrites (ZeRO-1, 2) or nothing at all (ZeRO-3). All functions are collective: every rank calls them in the same
-order. DeepSpeed is imported only where one of its parameters is at hand.
+The optimizer steps on fp32 masters; every process holds a part of them. The module's own tensor is a copy that the
+next step overwrites (ZeRO-1, 2), or empty (ZeRO-3). All functions are collective: every rank calls them in the same
+order. DeepSpeed is imported only when a function gets one of its parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def is_zero(tensor: Tensor) -> bool:
-    """Whether a DeepSpeed engine holds this parameter. (DeepSpeed's own functions tell it by these attributes.)"""
+    """Whether a DeepSpeed engine holds this parameter. (DeepSpeed's own functions check these attributes.)"""
     return is_zero3(tensor) or hasattr(tensor, "_hp_mapping")
 
 
@@ -26,7 +26,7 @@ def is_zero3(tensor: Tensor) -> bool:
 
 
 def full_value(parameter: Tensor) -> Tensor:
-    """The whole of a parameter: its fp32 master, in the parameter's own dtype where that loses nothing."""
+    """A parameter's whole value: its fp32 master, in the parameter's own dtype if that loses nothing."""
     import deepspeed
 
     if not parameter.requires_grad:  # frozen: it has no master
@@ -39,7 +39,7 @@ def full_value(parameter: Tensor) -> Tensor:
 
 @torch.no_grad()
 def write_value(parameter: Tensor, value: Tensor) -> None:
-    """Write a whole value, the same on every rank, into the master and into what the module shows."""
+    """Write a whole value, the same on every rank, into the master and into the module's own copy."""
     import deepspeed
 
     value = value.to(parameter.device)
@@ -61,8 +61,8 @@ def mask_values(masks: Sequence[tuple[Tensor, Tensor]], state: Mapping[Tensor, M
         for master, entries in state.items()
     }
     if any(by_coordinate.values()):
-        # DeepSpeed's functions do not reach a loaded state before its first step. The masters do: a nan in one says
-        # which coordinates of the flat state are pruned.
+        # DeepSpeed's functions cannot write into a loaded state before its first step, but into the masters they can:
+        # a nan there marks the coordinates of the flat state that are pruned.
         for parameter, kept in masks:
             _write_part(parameter, full_value(parameter).float().masked_fill(~kept.to(parameter.device), torch.nan))
         for master, entries in by_coordinate.items():

@@ -1,4 +1,4 @@
-"""Several processes: who writes, what all must agree on, and tensors of which each process holds a shard.
+"""Several processes: which one writes, checks that all agree, and tensors of which each process holds a shard.
 
 Every function also works in a single process, where it costs nothing.
 """
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes train together; 1 before they have met."""
+    """How many processes train together; 1 before they communicate."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -31,16 +31,16 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait until every rank is here: what rank 0 wrote before it is there for the others after it."""
+    """Wait for all ranks. What rank 0 wrote before, the others can read afterwards."""
     if world_size() > 1:
         dist.barrier()
 
 
 def leave() -> None:
-    """Stop communicating: the last thing that a process does when all went well.
+    """Stop communicating. A process calls this last, if it ends without an error.
 
-    A thread of gloo's that still runs when Python ends can abort the process after its work was done
-    (pytorch/pytorch#190489). They end with the last reference to their group, so that trainers have to be gone.
+    A thread of gloo that still runs when Python ends can abort the process after its work was done
+    (pytorch/pytorch#190489). These threads end with the last reference to their group, which trainers also hold.
     """
     if dist.is_available() and dist.is_initialized():
         gc.collect()
@@ -49,9 +49,9 @@ def leave() -> None:
 
 
 def from_main(decide: Callable[[], T]) -> T:
-    """What `decide()` returns on rank 0, on every rank; an error there is raised on every rank.
+    """Call `decide` on rank 0; return its result on every rank, or raise its error on every rank.
 
-    For whatever is read from a disk that changes: ranks that looked for themselves could see different things.
+    Use it for what is read from a disk: ranks that read at different times could see different files.
     """
     if world_size() == 1:
         return decide()
@@ -68,7 +68,7 @@ def from_main(decide: Callable[[], T]) -> T:
 
 
 def require_agreement(what: str, value: str, advice: str) -> None:
-    """Stop every rank if one of them holds another value.
+    """Stop every rank if one of them has another value.
 
     Args:
         what: names it in the error, such as "mask".
@@ -76,7 +76,7 @@ def require_agreement(what: str, value: str, advice: str) -> None:
         advice: what to do about it, one clause.
 
     Raises:
-        ValueError: on all ranks alike, so that none goes on alone.
+        ValueError: on all ranks, so that none continues alone.
     """
     if world_size() == 1:
         return
@@ -122,7 +122,7 @@ def mean_over_ranks(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole value of a parameter or buffer, on every rank. All ranks must ask for a sharded one together."""
+    """The whole value of a parameter or buffer, on every rank. All ranks must call this together if it is sharded."""
     if is_zero(tensor):
         return full_value(tensor)
     tensor = tensor.detach()
@@ -130,7 +130,7 @@ def full(tensor: Tensor) -> Tensor:
 
 
 def full_shape(tensor: Tensor) -> torch.Size:
-    """The shape of the whole."""
+    """The shape of the whole value of a parameter or buffer."""
     return tensor.ds_shape if is_zero3(tensor) else tensor.shape
 
 
@@ -153,7 +153,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """The part of a full tensor that lies beside this rank's part of `parameter`, on its device.
+    """The part of a full tensor that belongs to this rank's part of `parameter`, on its device.
 
     Every rank has the whole value (of one file, mapped into memory), so nothing is sent.
     """
@@ -166,17 +166,17 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, under the names that the model had before it was compiled or checkpointed by a wrapper."""
+    """Name -> parameter, under the names that it had before torch.compile or a checkpoint wrapper changed them."""
     return {_own_name(name): parameter for name, parameter in model.named_parameters()}
 
 
 def named_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> buffer, likewise."""
+    """Name -> buffer, under names as in `named_parameters`."""
     return {_own_name(name): buffer for name, buffer in model.named_buffers()}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> live tensor: all parameters (tied ones once) and buffers, likewise."""
+    """Name -> live tensor: all parameters (tied ones once) and buffers."""
     return {**named_parameters(model), **named_buffers(model)}
 
 

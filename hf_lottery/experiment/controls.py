@@ -81,7 +81,7 @@ def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 
 def _cut(context: PruningContext, like: Mask) -> Mask:
-    """The best weights of the network as it is, as many as `like` keeps in each group.
+    """A mask of the highest scores of the network as it is; it keeps as many weights in each group as `like`.
 
     A group is a tensor; or, if scores are compared globally, all tensors of one rate.
     """
@@ -164,7 +164,7 @@ def _start_from_trained(trainer: LotteryMixin, number: int, **how: Any) -> None:
 
 
 def _start(trainer: LotteryMixin, mask: Mask, weights: RewindPoint, **how: Any) -> None:
-    """Give the trainer mask and weights; `how` its next training starts, as `LotteryMixin.restart` takes it."""
+    """Give the trainer a mask and weights. `how`: arguments of `LotteryMixin.restart` for its next training."""
     weights.restore(trainer.model)
     trainer.mask = mask
     trainer.restart(**how)

@@ -1,4 +1,4 @@
-"""Experiment: replicates x rounds x controls on disk; what is done, what is left, and doing it."""
+"""Experiment: trains replicates x rounds x controls, and finds out from the disk which are finished."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from hf_lottery.training.trainer import LotteryMixin
 
 
 class Experiment:
-    """All the networks of a recipe, each trained once, in any order that their needs allow, by any number of workers.
+    """All the networks of a recipe, each trained once, by any number of workers.
 
     Args:
         root: the output folder, which workers may share.
         num_rounds: prunings.
         replicates: how many seeds; replicate r runs under `seed` + r.
-        controls: what every ticket is compared with: each has a `name` out of controls.CONTROLS, the `rounds`
+        controls: what every ticket is compared with: each has a `name` from controls.CONTROLS, the `rounds`
             it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
         seed: the first seed.
         make_trainer: (seed, output folder of the replicate) -> a fresh trainer with a freshly initialised model.
-        labels: () -> what every line of results.jsonl says beside its network, such as the metric's name.
+        labels: () -> further fields of every line of results.jsonl, such as the metric's name.
 
     Raises:
         ValueError: a control is asked for at a round that does not exist.
@@ -82,7 +82,7 @@ class Experiment:
             on_start: called with each network that this worker trains.
             poll_seconds: how long to wait while other workers train all networks that can be trained now.
         """
-        while from_main(self.pending):  # asked anew each time: no rank waits for longer than poll_seconds
+        while from_main(self.pending):  # asked again each time: no rank waits for longer than poll_seconds
             network = from_main(self._claim)
             if network is None:
                 time.sleep(poll_seconds)
@@ -93,7 +93,7 @@ class Experiment:
                 self._train(network)
                 folder = self.folder(network)
                 if from_main(lambda folder=folder: not folder.finished):
-                    raise FileNotFoundError(f"{network} was trained, and {folder.path} does not hold it")
+                    raise FileNotFoundError(f"{network} was trained, but its files are not in {folder.path}")
             finally:
                 self._release()
             self.write_results()

@@ -88,7 +88,7 @@ def reach_rewind_point(trainer: LotteryMixin) -> None:
 
 
 class _StopAfterRewindStep(TrainerCallback):
-    """Ends training at the end of step k + 1, at whose start θ_k has been captured."""
+    """Ends training after step k + 1; θ_k was captured before that step."""
 
     def __init__(self, config: LotteryConfig):
         self.config = config

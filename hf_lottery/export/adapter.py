@@ -34,7 +34,7 @@ def save_adapter(
         folder: is created if it does not exist.
         tensors: parameter name -> value of a PEFT model, pruned weights zero; tensors of the base model are left out.
         config: the adapter's.
-        base_model: Hub id or folder from which PEFT loads the base model; None: whoever loads it must know.
+        base_model: Hub id or folder from which PEFT loads the base model; None: the user must name it when loading.
 
     Raises:
         ValueError: there is no LoRA in `tensors`, or there are several adapters.

@@ -110,7 +110,7 @@ class Delta:
 def _read(path: Path) -> dict[str, tuple[Tensor, ...]]:
     with safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("kind") != KIND:
-            raise ValueError(f"{path} is no sparse delta: `hf-lottery export NETWORK --to delta` writes one")
+            raise ValueError(f"{path} is not a sparse delta: `hf-lottery export NETWORK --to delta` writes one")
         names = _names(path, set(file.keys()))
         entries = {n: tuple(file.get_tensor(f"{n}.{part}") for part in PARTS) for n in names}
     for name, entry in entries.items():
@@ -120,7 +120,7 @@ def _read(path: Path) -> dict[str, tuple[Tensor, ...]]:
 
 
 def _names(path: Path, keys: set[str]) -> list[str]:
-    """The tensors that the keys of a delta's file are about."""
+    """The names of the tensors in a delta's file, from its keys."""
     names = {key.removesuffix(".indices") for key in keys if key.endswith(".indices")}
     if keys != {f"{name}.{part}" for name in names for part in PARTS}:
         raise ValueError(f"{path} is damaged: a tensor's indices, values or base_values are missing")

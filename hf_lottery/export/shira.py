@@ -31,7 +31,7 @@ def save_shira(
         folder: is created if it does not exist.
         delta: the weights that changed.
         shapes: tensor name -> shape.
-        base_model: Hub id or folder from which PEFT loads the base model; None: whoever loads it must know.
+        base_model: Hub id or folder from which PEFT loads the base model; None: the user must name it when loading.
         task_type: PEFT's.
 
     Raises:

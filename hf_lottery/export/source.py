@@ -86,7 +86,7 @@ def _folder_above(path: Path, file: str) -> Path:
     found = next((folder for folder in path.resolve().parents if (folder / file).is_file()), None)
     if found is None:
         raise ValueError(
-            f"no folder above {path} holds {file}, which is needed to export it: give the network's place in the "
+            f"no folder above {path} holds {file}, which is needed to export it: give the network's folder in the "
             "output folder of its run"
         )
     return found

@@ -15,8 +15,8 @@ from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TaskData
 
 BUNDLED = ("accuracy", "f1", "perplexity")
-# `evaluate` does not say whether a greater value of a metric is better. Of these a lower one is; of all others a
-# greater one.
+# `evaluate` does not say whether a greater value of a metric is better. For these metrics a lower value is better, for
+# all others a greater one.
 LOWER_IS_BETTER = frozenset(
     {
         *("perplexity", "loss", "log_loss", "brier_score", "zero_one_loss", "hamming_loss", "error_rate"),

@@ -59,7 +59,7 @@ class ImageClassifier(PreTrainedModel):
 
 
 def with_labels(kwargs: dict[str, Any], num_labels: int) -> dict[str, Any]:
-    """`kwargs` of a config with num_labels, unless they have id2label, as a saved config has: it must not change."""
+    """Add num_labels to a config's `kwargs`, unless they have id2label: that of a saved config must not change."""
     return kwargs if "id2label" in kwargs else {**kwargs, "num_labels": num_labels}
 
 

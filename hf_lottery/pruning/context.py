@@ -16,7 +16,7 @@ CALIBRATION_BATCHES = 8  # of the training data, for criteria that need data
 
 @dataclass(frozen=True)
 class PruningContext:
-    """What criteria and patterns may use, built anew for each pruning.
+    """What criteria and patterns may use, made again for each pruning.
 
     Args:
         model: the network, on its device. Criteria leave its weights, buffers and modes as they are.
@@ -28,7 +28,7 @@ class PruningContext:
         batches: returns the calibration batches of this process, a list, already on the device. Raises ValueError
             where there is no training data.
         loss: batch -> the training's own loss of it, a scalar that backward can start from.
-        seed: for random draws; another for every round, the same in a search that is resumed.
+        seed: for random draws; different in every round, the same in a search that is resumed.
     """
 
     model: nn.Module
@@ -43,7 +43,7 @@ class PruningContext:
 
     @property
     def amount(self) -> dict[str, Any]:
-        """How much is pruned, and among which weights: `rate`, `rates` and `scope`, as `prune` takes them."""
+        """The arguments `rate`, `rates` and `scope` of `prune`: how much is pruned, and among which weights."""
         return {"rate": self.config.pruning_rate, "rates": self.rates, "scope": self.config.scope}
 
     def without(self, excluded: str) -> PruningContext:

@@ -43,7 +43,7 @@ class Criterion:
     Args:
         function: (weights, context) -> scores, name -> tensor.
         needs: INITIAL, DATA or None.
-        key: elementwise function that makes the scores out of what `function` returns, chunk by chunk, where that
+        key: elementwise function that turns what `function` returns into scores, chunk by chunk, where that
             saves a copy of all weights; None: `function` returns the scores.
         check: (model, weights) -> None; raises a ValueError for a network that the criterion cannot score.
     """
@@ -69,7 +69,7 @@ def random(weights: Mapping[str, Tensor], generator: torch.Generator) -> dict[st
 
     Args:
         weights: only names, shapes and devices are used.
-        generator: numbers are drawn in order of names, so a seed names one result on every device.
+        generator: numbers are drawn in order of names, so one seed gives the same scores on every device.
     """
     drawn = {name: torch.rand(weights[name].shape, generator=generator) for name in sorted(weights)}
     return {name: drawn[name].to(weight.device) for name, weight in weights.items()}
@@ -110,7 +110,7 @@ def snip(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> d
     Raises:
         ValueError: there is no batch.
 
-    Source: Lee, Ajanthan & Torr 2019 (arXiv 1810.02340), equation 5, without the normalisation that changes no order.
+    Source: Lee, Ajanthan & Torr 2019 (arXiv 1810.02340), equation 5, but not normalised: the order is the same.
     """
     gradients = _gradients(weights, loss, batches)
     return {name: (weight.detach() * gradients[name]).abs() for name, weight in weights.items()}
@@ -197,7 +197,7 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def criterion_of(criterion: str | Callable) -> Criterion:
-    """The criterion of this name, or the one that a user's function makes, which may need data."""
+    """The criterion of this name; a user's function becomes one that may need data."""
     if callable(criterion):
         return Criterion(partial(call_custom, criterion), DATA)
     return CRITERIA[criterion]

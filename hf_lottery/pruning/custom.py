@@ -25,13 +25,13 @@ Scores = dict[str, Tensor]
 def call_custom(
     function: Callable[..., Scores], weights: Mapping[str, Tensor], context: PruningContext
 ) -> dict[str, Tensor]:
-    """The scores of a user's function, checked but for NaN.
+    """The scores of a user's function; everything is checked except NaN.
 
     Returns:
-        name -> score on the device of its weight; over several processes in memory of its own.
+        name -> score on the device of its weight; with several processes, a copy.
 
     Raises:
-        ValueError: a score is missing, is of no weight, is no float tensor, or is not shaped as its weight.
+        ValueError: a score is missing, belongs to no weight, is no float tensor, or is not shaped as its weight.
     """
     scores, name = function(weights, context), function.__name__
     if not isinstance(scores, Mapping):
@@ -53,7 +53,7 @@ def call_custom(
 def require_no_nan(scores: Mapping[str, Tensor], mask: Mask, name: str) -> None:
     """Raise a ValueError if the criterion `name` scored a weight that is not pruned yet as NaN.
 
-    After scores are averaged over processes, so that all of them raise it, or none.
+    Called after scores are averaged over processes, so that all processes raise the error, or none.
     """
     for parameter, score in scores.items():
         if (score.isnan() & mask[parameter].to(score.device)).any():

@@ -1,4 +1,4 @@
-"""Pruning of whole rows of the token embeddings: a row is a token, those of the lowest mean score are pruned."""
+"""Pruning of whole rows of the token embeddings: a row is a token; the lowest mean scores are pruned."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prune_rows(
     rates: Mapping[str, float] | None = None,
     key: Callable[[Tensor], Tensor] | None = None,
 ) -> Mask:
-    """One pruning of the token embeddings alone: removes n = round(rate · alive rows), of the lowest mean score.
+    """One pruning of the token embeddings alone: removes the round(rate · alive rows) rows of lowest mean score.
 
     Args:
         scores, alive, rate, rates, key: as for `prune`.

@@ -159,7 +159,7 @@ def require_projections(heads: Mapping[str, Heads], names: Collection[str]) -> N
 
 
 def _projections(prefix: str, linear: Collection[str]) -> tuple[str, str, str, str] | None:
-    """Names of the query, key, value and output layers of the module `prefix`; None where it has not all four."""
+    """Names of the query, key, value and output layers of the module `prefix`; None if one is missing."""
     start = f"{prefix}." if prefix else ""
     for names in _NAMES:
         query, key, value, output = (start + name for name in names)
@@ -169,12 +169,12 @@ def _projections(prefix: str, linear: Collection[str]) -> tuple[str, str, str, s
 
 
 def _count_heads(prefix: str, shapes: list[torch.Size], num_heads: int) -> int:
-    """How many heads the layer has, of the (out, in) of its query, key, value and output projections."""
+    """How many heads the layer has, from the shapes (out, in) of its query, key, value and output projections."""
     query, key, value, output = shapes
     head_size = query[0] // num_heads
     rows = [query[0], key[0], value[0], output[1]]
     if any(size % head_size for size in rows):
         raise ValueError(
-            f"the projections of '{prefix}' have {rows} features, which heads of {head_size} do not divide"
+            f"the projections of '{prefix}' have {rows} features, which is no multiple of the head size {head_size}"
         )
     return key[0] // head_size

@@ -22,7 +22,7 @@ _DELTA_ENTRIES = 1 << 26  # of ΔW computed at a time
 
 
 def lora_pairs(names: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
-    """(module, adapter) -> names of its A and B, of parameter names as PEFT gives them.
+    """(module, adapter) -> names of its A and B, from PEFT's parameter names.
 
     Args:
         names: parameter names; those of no LoRA, and an A or B without the other, are left out.
@@ -115,7 +115,7 @@ def prune_ranks(
     for a, b in pairs:
         living[a] = alive[a].flatten(1).any(1) | alive[b].transpose(0, 1).flatten(1).any(1).to(alive[a].device)
         if rates.get(a, rate) != rates.get(b, rate):
-            raise ValueError(f"'{a}' and '{b}' have different pruning rates: a rank is pruned in both, give them one")
+            raise ValueError(f"'{a}' and '{b}' have different pruning rates: give a LoRA's A and B the same rate")
         pair_rates[a] = rates.get(a, rate)
     kept = prune(rank_scores(weights), Mask(living), rate, pair_rates, scope)
     result = {}
@@ -128,8 +128,8 @@ def prune_ranks(
 def require_nonzero_b(weights: Mapping[str, Tensor]) -> None:
     """Raise a ValueError if all of a LoRA's B is zero, so that global magnitude pruning would prune all of it.
 
-    Before training B's magnitudes are all ties at 0. By layers `prune` removes exactly a share of them; over all
-    tensors together it would remove all of B before anything else.
+    Before training all magnitudes in B are 0. With scope layer, `prune` removes exactly its share of them; with scope
+    global, it would remove all of B before any other weight.
     """
     for name, weight in weights.items():
         if ".lora_B." in f".{name}." and not weight.any():
@@ -140,7 +140,7 @@ def require_nonzero_b(weights: Mapping[str, Tensor]) -> None:
 
 
 def require_nonzero_scores(scores: Mapping[str, Tensor], criterion: str, scope: str) -> None:
-    """The same for a criterion's scores, which can be all zero for an A too while B is zero."""
+    """The same check for a criterion's scores; while B is zero, those of A can be all zero too."""
     for name, score in scores.items():
         if ".lora_" in name and not score.any():
             raise ValueError(
@@ -150,7 +150,7 @@ def require_nonzero_scores(scores: Mapping[str, Tensor], criterion: str, scope: 
 
 
 def live_ranks(a: Tensor, b: Tensor) -> Tensor:
-    """Which ranks can still change the output: bool [r], of the masks of A [r, in, …] and B [out, r, …].
+    """Which ranks can still change the output: bool [r], from the masks of A [r, in, …] and B [out, r, …].
 
     Rank i adds the product of B's column i and A's row i to ΔW: if either is pruned completely it adds nothing.
     """
@@ -161,8 +161,8 @@ def delta_counts(mask: Mask, parameters: Mapping[str, Tensor]) -> dict[str, tupl
     """Module -> (entries of ΔW that can differ from 0, all of them), for every LoRA pair that the mask covers.
 
     Counted from the mask, not from the weights: entry (i, j) of ΔW = Σ_k B_ik·A_kj is zero for all values of A and B
-    exactly if no k has both kept. It cannot be told from the adapter's own sparsity: at half of A's and B's entries
-    and r = 16, nearly all of ΔW can differ from 0.
+    exactly if no k has both kept. The adapter's own sparsity does not show it: with half of A's and B's entries
+    kept and r = 16, nearly all of ΔW can differ from 0.
 
     Args:
         mask: over A, B or both of a pair; what it does not cover counts as kept.

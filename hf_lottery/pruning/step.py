@@ -77,7 +77,7 @@ def score(context: PruningContext) -> Scores:
 def check_network(
     model: nn.Module, config: LotteryConfig, weights: Mapping[str, Tensor], rates: Mapping[str, float]
 ) -> None:
-    """Raise the ValueError of the first pruning before a round is trained.
+    """Raise now, before a round is trained, the ValueError that the first pruning would raise.
 
     Args:
         model: whole and on its device, as the trainer gets it.

@@ -83,7 +83,7 @@ def _linear_weights(model: nn.Module, parameters: Mapping[str, nn.Parameter]) ->
 
 
 def _targeted(names: Iterable[str], usual: set[str], patterns: list[str] | str) -> set[str]:
-    """Of all names, those that a pattern asks for, and of the usual ones those inside a module that it matches."""
+    """The names that a pattern asks for, and the `usual` names inside a module that it matches."""
     return {name for name in names if _asked_for(name, patterns) or (name in usual and _inside(name, patterns))}
 
 
@@ -105,7 +105,7 @@ def _refuse_untrained_targets(
         if untrained and not any(_inside(name, entry) for name in chosen):
             raise ValueError(
                 f"target_modules: '{pattern}' asks for weights that are not trained, such as {untrained[0]}; over a "
-                "frozen base, in 4 bits or not, a mask is on the adapter alone: leave target_modules out for all of it"
+                "frozen base, in 4 bits or not, only the adapter has a mask: leave target_modules out"
             )
 
 

@@ -11,7 +11,7 @@ from hf_lottery.results.verdict import Finding, RoundVerdict, Verdict
 
 
 def judgement(found: Verdict) -> list[Section]:
-    """The table of yes, no and too few replicates; nothing while there is no round to judge."""
+    """The table of answers, as a list of one section; empty while there is no round to judge."""
     if not found.rounds:
         return []
     headings = ["density", "matching dense?", *(f"better than {control}?" for control in found.controls())]

@@ -76,7 +76,7 @@ def _section(section: Section, plot_folder: Path) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    """The detail in small print below the value; yes and no also differ in weight and line, not in letters alone."""
+    """A cell, its detail in small print below the value. Yes is bold, no is underlined."""
     small = f"<small>{escape(cell.detail)}</small>" if cell.detail else ""
     marked = {verdict.YES: "yes", verdict.NO: "no"}.get(cell.value)
     shown = f'<span class="{marked}">{cell.value}</span>' if marked else escape(cell.value)
@@ -84,7 +84,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _inline(path: Path, name: str, heading: str) -> str:
-    """An SVG file as an element of the page, with ids of its own: several figures share one page."""
+    """An SVG file as an element of the page. Its ids are made unique, because several figures share one page."""
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

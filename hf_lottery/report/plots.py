@@ -101,7 +101,7 @@ def _ends(found: Estimate, bars: str) -> tuple[float, float]:
 
 
 def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric: Metric) -> Figure:
-    """A metric against training steps, a line a density, as Frankle & Carbin 2019, Fig. 3.
+    """A metric against training steps, one line for each density, as Frankle & Carbin 2019, Fig. 3.
 
     Args:
         curves: label -> step -> the test metric of every network that was evaluated at that step. Lines are means,
@@ -144,7 +144,7 @@ def _focus(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]]) -> N
 
 
 def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
-    """Density of every masked tensor, in the model's order, a line a round; the mean over replicates."""
+    """Density of every masked tensor, in the model's order, one line for each round; the mean over replicates."""
     figure, axes = new_figure()
     layers = {round: found for round in results.rounds() if round > 0 and (found := _layers(results, round))}
     chosen = spread(list(layers), most_rounds)
@@ -167,7 +167,7 @@ def density_per_layer(results: Results, most_rounds: int = 6) -> Figure:
 
 
 def _name_layers(axes: Axes, names: Sequence[str]) -> None:
-    """Names below the x axis, or where they are too many a count."""
+    """Names below the x axis; if they are too many, their number."""
     if len(names) <= 24:
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) <= 8 else 90, ha="right", fontsize=8)
     else:
@@ -215,7 +215,7 @@ def overlap_against_density(rows: Iterable[Mapping[str, float]]) -> Figure:
 
 
 def error_along_paths(paths: Sequence[LinearPath]) -> Figure:
-    """The error on the straight line between two copies, a line a pair (Frankle et al. 2020, Fig. 2)."""
+    """The error on the straight line between two copies, one line for each pair (Frankle et al. 2020, Fig. 2)."""
     figure, axes = new_figure()
     marker, line, colour = STYLES[TICKET]
     for place, path in enumerate(paths):

@@ -1,4 +1,4 @@
-"""The report's sections: what is said, which table and which plot stand under which heading."""
+"""The report's sections: the heading, text, table and plot of each."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def _instability(output_dir: Path) -> list[Section]:
     if not measured:
         return []
     sentence = (
-        "Greatest error on the straight line between two copies trained from step k under different data orders, less "
-        f"the mean error of the two; below {STABLE_BELOW:.0%} the network is stable at step k (Frankle et al. 2020)."
+        "Greatest error on the straight line between two copies trained from step k under different data orders "
+        f"minus their mean error; below {STABLE_BELOW:.0%} the network is stable at step k (Frankle et al. 2020)."
     )
     headings = ["density", "step k", "instability", "pairs", "stable?"]
     return [Section("Instability", [sentence], (headings, [_instability_row(found) for found in measured]))]
@@ -213,7 +213,7 @@ def _method(found: Verdict) -> Section:
             "A replicate is the whole experiment under another seed; a control's samples within a replicate are "
             "averaged before anything else.",
             "Differences are paired by replicate; intervals are 95% Student-t intervals of the mean difference, each "
-            "density and control by itself, without a correction for judging several.",
+            "density and control by itself, without a correction for multiple comparisons.",
             f"Matching: yes when the whole interval lies above −{margin}, no when it lies below. Better: yes when it "
             f"lies above 0, no when it lies below {margin} (any advantage is smaller than the tolerance). Earlier: "
             "yes when it lies above 0 steps, no when below. Otherwise, and with fewer than 3 replicates: too few "

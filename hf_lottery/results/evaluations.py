@@ -10,13 +10,13 @@ _NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time")  # ends of w
 
 
 def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None) -> list[dict[str, float]]:
-    """A training's evaluations, a dict a step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
+    """A training's evaluations, one dict per step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
 
     Args:
         log_history: of a TrainerState. The evaluation sets "validation" and "test" are told apart by the names that
             the Trainer gives their values (`eval_validation_loss`, `eval_test_loss`); a single set is validation.
-        number: of the round; records of other rounds are left out (after a late rewind there are the dense
-            network's). None: all records.
+        number: of the round; records of other rounds are left out (a training from a rewind point at k > 0
+            also has records of the dense network). None: all records.
     """
     by_step: dict[int, dict[str, float]] = {}
     for record in log_history:

@@ -28,7 +28,7 @@ def value(number: float, metric: Metric) -> str:
 
 
 def value_range(found: Estimate, metric: Metric) -> str:
-    """97.90–98.31: smallest and largest value, without a unit; empty when there is one replicate at most."""
+    """97.90–98.31: smallest and largest value, without a unit; empty for fewer than two replicates."""
     return f"{_value(found.minimum, metric)}–{_value(found.maximum, metric)}" if found.n >= 2 else ""
 
 
@@ -58,7 +58,7 @@ def steps(number: float) -> str:
 
 
 def steps_range(found: Estimate) -> str:
-    """1,000–1,100: the smallest and largest step; empty when they are one."""
+    """1,000–1,100: the smallest and largest step; empty if they are equal."""
     return f"{found.minimum:,.0f}–{found.maximum:,.0f}" if found.n >= 2 and found.minimum != found.maximum else ""
 
 

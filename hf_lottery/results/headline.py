@@ -66,7 +66,7 @@ def _against_controls(found: RoundVerdict) -> str:
 
 
 def _winning(found: Verdict, best: RoundVerdict) -> str:
-    """Where there is a winning ticket if the extreme matching density is none, or that there is none anywhere."""
+    """For a matching ticket of lowest density that is not a winning one: where there is one, or that there is none."""
     if best.winning == YES:
         return ""
     if found.winning is not None:

@@ -99,7 +99,7 @@ def interpolate(a: State, b: State, alpha: float) -> dict[str, Tensor]:
     """(1 − α) a + α b, tensor by tensor; exactly `a` at 0 and exactly `b` at 1.
 
     Floating-point buffers, batch norm's running means and variances among them, are interpolated as weights are.
-    (Running statistics that are measured anew at every α would give lower errors in between; they would also need
+    (Running statistics that are measured again at every α would give lower errors in between; they would also need
     training data, and the number would no longer be one of the two networks alone.) Whole-number buffers, such as
     batch norm's count of batches, are not interpolated: they are `a`'s.
     """

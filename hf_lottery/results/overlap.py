@@ -46,7 +46,7 @@ def chance(a: Mask, b: Mask) -> float:
 
 
 def overlaps(output_dir: str | os.PathLike, results: Results) -> list[Overlap]:
-    """The overlap of the ticket's masks between replicates, a row a round from round 1.
+    """The overlap of the ticket's masks between replicates, one row per round from round 1.
 
     A replicate without its mask file is left out; with fewer than two masks `n` is 0 and the values are NaN.
     """

@@ -106,13 +106,13 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         line = _parse(text)
         if line is None:
             last = number == len(raw)
-            why = "is torn (the run was stopped while writing it)" if last else "is not the result of a network"
+            why = "is incomplete (the run was stopped while writing it)" if last else "is not the result of a network"
             notes.append(f"Line {number} of {RESULTS_FILE} {why} and was skipped.")
             continue
         found[Network.of_line(line)] = line
     if not found:
         raise ValueError(
-            f"nothing has finished in '{output_dir}' yet: {RESULTS_FILE} holds no whole line; run it again"
+            f"nothing has finished in '{output_dir}' yet: {RESULTS_FILE} has no complete line; run it again"
         )
     lines = [found[network] for network in sorted(found)]
     _require_one_recipe(lines, output_dir)
@@ -129,7 +129,7 @@ def _parse(text: str) -> Line | None:
 
 
 def _require_one_recipe(lines: list[Line], output_dir: str | os.PathLike) -> None:
-    """Refuse lines that differ where the networks of one recipe agree: a mean over two recipes says nothing."""
+    """Refuse lines of different recipes: a mean over them would have no meaning."""
     first: dict[tuple, Line] = {}
     for line in lines:
         for key, group in (("prunable", ()), ("steps", (line["control"], line["round"]))):

@@ -1,4 +1,4 @@
-"""The table of a run: a row a round, with density, test metric, early-stop step and the controls beside it."""
+"""The table of a run: one row per round, with density, test metric, early-stop step and the controls beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cell:
 
 
 def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], list[list[Cell]]]:
-    """(headings, a row a round): the one table that the terminal, the page and the card show.
+    """(headings, one row per round): the one table that the terminal, the page and the card show.
 
     Values are means over replicates with min–max; a replicate's samples are averaged first.
 

@@ -113,9 +113,9 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
 
     * matching: yes when l > −ε, no when h < −ε;
     * better than a control: yes when l > 0; no when h < ε (any advantage is smaller than the tolerance);
-    * earlier: yes when l > 0 steps, no when h < 0, or when every replicate's difference is 0;
+    * earlier: yes when l > 0 steps, no when h < 0, or when every replicate's difference is 0.
 
-    and else, as the interval holds both answers: too few replicates to say.
+    In all other cases the interval allows both answers: too few replicates to say.
 
     Args:
         results: the finished networks.

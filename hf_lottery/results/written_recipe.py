@@ -78,5 +78,5 @@ def read_recipe(output_dir: str | os.PathLike) -> WrittenRecipe:
     except (yaml.YAMLError, UnicodeDecodeError):
         sections = None
     if not isinstance(sections, dict):
-        raise ValueError(f"'{path}' cannot be read: it is no YAML of sections")
+        raise ValueError(f"'{path}' cannot be read: it is no YAML mapping of sections")
     return WrittenRecipe(text, sections)

@@ -10,5 +10,5 @@
 5. conclude.conclude reads the results, judges them, writes report and ticket, and prints the table.
 
 progress shows bars meanwhile. workers does steps 3 and 4 in several processes, then 5. plan, with memory and speed,
-tells before what a run takes.
+estimates before a run how much time, disk and memory it needs.
 """

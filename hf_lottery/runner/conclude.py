@@ -22,7 +22,7 @@ from hf_lottery.training.search import Search
 
 
 def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
-    """Write report and ticket, print the table, the verdict and the places of all files, and publish if asked to.
+    """Write report and ticket, print the table, the verdict and the paths of all files, and publish if asked to.
 
     The ticket is the first replicate's, of the sparsest round that matches the dense network by the mean, or of the
     last round. Where the output folder holds it already, neither data nor model is loaded.

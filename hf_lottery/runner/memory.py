@@ -30,7 +30,7 @@ _MOMENTS = {"sgd": 0, "rmsprop": 1, "adagrad": 1, "adafactor": 0, "lion": 1}  # 
 
 @dataclass(frozen=True)
 class Size:
-    """A network's counts, and the bytes that training it takes, activations and temporary buffers aside.
+    """A network's counts, and the bytes that training it takes, without activations and temporary buffers.
 
     Args:
         parameters: of the base model (tied ones once).

@@ -92,7 +92,7 @@ class Plan:
 
 
 def make_plan(recipe: Recipe) -> Plan:
-    """Count what is left, and time a step: of the dense network if it can be trained here, else it is estimated."""
+    """Count what is left, and time a step of the dense network; if it cannot be trained here, estimate the time."""
     if not TASKS[recipe.data.task].language_model:
         return _calibrated(recipe, None)
     size = network_size(recipe)

@@ -19,7 +19,7 @@ from hf_lottery.runner.rewind_step import settle_rewind_step
 
 
 def run(recipe: Recipe, console: Console | None = None) -> Path:
-    """Train all networks of a recipe that its output folder does not hold yet; then print what they show.
+    """Train all networks of a recipe that its output folder does not hold yet; then print the results.
 
     Returns:
         The output folder.
@@ -57,7 +57,7 @@ def claim_output_folder(recipe: Recipe) -> Path:
     """Write recipe.yaml and command into a new output folder; refuse one that holds results of another recipe.
 
     Raises:
-        ValueError: it does; the message names the first setting that differs.
+        ValueError: it holds such results; the message names the first setting that differs.
     """
     root = Path(recipe.training["output_dir"])
     written = root / RECIPE_FILE

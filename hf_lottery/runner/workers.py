@@ -1,6 +1,6 @@
 """Several workers on one output folder: side by side on this machine, or as jobs of a Slurm cluster.
 
-A worker is the plain `hf-lottery run` that prints nothing and writes no report and no ticket. File locks keep two
+A worker does what `hf-lottery run` does, but prints nothing and writes no report and no ticket. File locks keep two
 workers from training the same network.
 """
 
@@ -26,7 +26,7 @@ WORKER_FLAG = "--as-worker"
 
 
 def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, console: Console | None = None) -> Path:
-    """Run a recipe with `count` workers on this machine, which share its cores; conclude at the end.
+    """Run a recipe with `count` workers on this machine, which share its cores; then write report and ticket.
 
     Args:
         recipe: the recipe.
@@ -90,7 +90,7 @@ def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, c
     jobs = [executor.submit(command) for _ in range(count)]
     console.print(
         f"{len(jobs)} workers queued ({', '.join(job.job_id for job in jobs)}), logs in {logs}.\n"
-        f"`hf-lottery report {root}` shows what is finished; the same `hf-lottery run` without --submit concludes.",
+        f"`hf-lottery report {root}` shows what is finished; run again without --submit to write report and ticket.",
         highlight=False,
     )
     if cluster == "local":

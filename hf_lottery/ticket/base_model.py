@@ -1,4 +1,4 @@
-"""From which Hub model, at which commit, a network was loaded, and which of its tensors are equal to that model's.
+"""Finds the Hub model and commit that a network was loaded from, and the tensors that are equal in both.
 
 transformers does not record the commit that it loaded, so it is looked up in the Hub's cache on this machine. Tensors
 are compared by hash, one at a time, so that a large model is never in memory twice.

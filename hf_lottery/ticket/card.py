@@ -115,7 +115,7 @@ def _found(
 
 
 def _network(info: Mapping[str, Any]) -> str:
-    """What the ticket was found on, with its article."""
+    """The base model or the type of network, such as "a `lenet` network"."""
     if info.get("base_model"):
         return f"[{info['base_model']}](https://huggingface.co/{info['base_model']})"
     return f"a `{model_type(info)}` network" if model_type(info) else "a network"

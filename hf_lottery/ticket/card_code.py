@@ -27,7 +27,7 @@ def loading(info: Mapping[str, Any], repo_id: str, files: Sequence[str]) -> list
     parts = ["## Load it", "```python\n" + "\n".join(lines) + "\n```"]
     if _needs_local_base(info):
         parts.append(
-            "`base` is the model that the ticket was found on, with its own weights; it was no model of the Hub."
+            "`base` is the model that the ticket was found on, with its own weights; it is not a model on the Hub."
         )
     return parts + _trained_network(info, repo_id, files)
 

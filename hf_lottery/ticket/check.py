@@ -81,5 +81,5 @@ def require_base_tensors(
         if tensor_sha256(tensor) not in (entry["sha256"], entry.get("sha256_rewound")):
             raise TicketError(
                 f"'{name}' is the first tensor that differs from what the ticket was found on; "
-                f"load {source} afresh, at the ticket's base_revision"
+                f"load {source} again, at the ticket's base_revision"
             )

@@ -80,7 +80,7 @@ def ticket_info(
 
 
 def _config(model: nn.Module) -> dict[str, Any] | None:
-    """What builds the model again, with the number of labels, which `to_dict` holds only as a list of their names."""
+    """What builds the model again. Adds num_labels, which `to_dict` holds only as a list of the labels' names."""
     if not isinstance(model, PreTrainedModel):
         return None
     config = plain_config(model.config.to_dict())

@@ -62,7 +62,7 @@ class StoredMask:
             self._coded = {name: file.get_tensor(name).numpy().copy() for name in self.shapes}
 
     def require_bounded(self) -> None:
-        """Raise TicketError where the bits are so much larger than their file that it may be made to fill memory."""
+        """Raise TicketError if the bits are so much larger than their file that it may be made to fill memory."""
         bits, coded = sum(map(_bytes_of, self.shapes.values())), sum(map(len, self._coded.values()))
         if bits > max(_MAX_GROWTH * coded, _FREE_GROWTH):
             raise TicketError(

@@ -56,7 +56,7 @@ class Ticket:
 
         Raises:
             TicketError: the file is far too small for the number of weights that it states. For a model that has so
-                many weights, `apply_to` unpacks it all the same.
+                many weights, `apply_to` unpacks it nevertheless.
         """
         if isinstance(self._mask, StoredMask):
             self._mask.require_bounded()

@@ -120,7 +120,7 @@ class Replay:
 class InitialState:
     """Optimizer, scheduler and gradient scaler of a new trainer, copied so that a training can start with them again.
 
-    An optimizer or scheduler that the trainer does not have yet is made again by it for every training.
+    If the trainer has no optimizer or scheduler yet, it makes a new one for every training.
     """
 
     def __init__(self, trainer: Trainer):

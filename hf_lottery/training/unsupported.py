@@ -1,4 +1,4 @@
-"""Settings under which pruned weights could change, or a rewind would not be exact, are refused with what to do."""
+"""Refuses settings under which pruned weights could change or a rewind would not be exact; says what to do."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refuse_unsupported_arguments(args: TrainingArguments, config: LotteryConfig)
     if config.retraining == "fine_tuning":
         refuse_schedule_ending_at_zero(args)
     if optim.startswith("schedule_free") and config.pruned_value == "init":
-        raise ValueError(f"optim '{optim}' keeps a second copy of the weights that moves: use pruned_value zero")
+        raise ValueError(f"optim '{optim}' keeps its own copy of the weights and changes it: use pruned_value zero")
 
 
 def refuse_schedule_ending_at_zero(args: TrainingArguments) -> None:

@@ -192,7 +192,7 @@ def test_a_delta_goes_on_and_comes_off_bit_for_bit(tmp_path):
     with pytest.raises(ValueError, match="load the base model in bfloat16"):
         read.apply_to(tiny_lm.model(0))
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is no sparse delta"):
+    with pytest.raises(ValueError, match="is not a sparse delta"):
         Delta.load(path)
 
 

@@ -69,7 +69,7 @@ def test_data_that_cannot_be_learned_from(rows, words, said, refused, tmp_path):
         (["peft.modules_to_save=[lm_hed]"], "'lm_hed' matches no module; the nearest name is 'lm_head'"),
         (["lottery.target_modules=[lora_Q]"], "'lora_Q' matches no module; the nearest name is 'lora_"),
         (["lottery.target_modules=[q_proj, up_proj]"], "'up_proj' asks for weights that are not trained, such as"),
-        ([NF4, "lottery.target_modules=[up_proj]"], "in 4 bits or not, a mask is on the adapter alone"),
+        ([NF4, "lottery.target_modules=[up_proj]"], "in 4 bits or not, only the adapter has a mask"),
         ([NF4, "peft=null"], "quantised weights cannot be trained, masked or rewound: add the section peft"),
         (["peft.init_lora_weights=pissa"], "peft.init_lora_weights is 'pissa'"),
     ],

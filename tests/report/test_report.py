@@ -100,7 +100,7 @@ def test_a_torn_line_and_an_unreadable_recipe_are_said(tmp_path):
     folder = write(tmp_path, lines(1), '{"replicate": 0, "control": "random_m')
     (folder / "recipe.yaml").write_text("a: [")
     text = Page(write_report(folder)).text
-    assert "results.jsonl is torn" in text
+    assert "results.jsonl is incomplete" in text
     assert "recipe.yaml cannot be read" in text
     assert "Too few replicates to say (1 replicate; 3 are needed)." in text
 

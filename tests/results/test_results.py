@@ -38,7 +38,7 @@ def test_a_torn_last_line_is_skipped_with_a_note(tmp_path, tail):
     results = read_results(write(tmp_path, found, tail))
     assert len(results.lines) == len(found)
     assert results.notes == [
-        f"Line {len(found) + 1} of results.jsonl is torn (the run was stopped while writing it) and was skipped."
+        f"Line {len(found) + 1} of results.jsonl is incomplete (the run was stopped while writing it) and was skipped."
     ]
 
 

@@ -211,4 +211,4 @@ def test_the_adapter_is_rebuilt_from_what_the_ticket_says(tmp_path, changes):
     assert {name: m.scaling for name, m in again.named_modules() if hasattr(m, "scaling")} == scaling
     ticket.apply_to(again)
     text = (tmp_path / "README.md").read_text()  # a local base: no code can say where it is
-    assert 'get_peft_model(base, LoraConfig(**ticket.info["lora"]))' in text and "was no model of the Hub" in text
+    assert 'get_peft_model(base, LoraConfig(**ticket.info["lora"]))' in text and "is not a model on the Hub" in text

@@ -116,7 +116,7 @@ def _groups(
 
 
 def _by_share(kept: Mapping[str, int], count: int, scope: str, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
-    """How many of the `count` weights to remove each tensor of a group loses, by its share under the scope."""
+    """How many of the `count` weights to remove are in each tensor of a group, by its share under the scope."""
     shares = {name: _SHARES[scope](shapes[name]) for name in kept}
     stay = allocate(kept, shares, sum(kept.values()) - count)
     return {name: kept[name] - stay[name] for name in kept}

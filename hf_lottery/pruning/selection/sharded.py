@@ -17,13 +17,13 @@ from hf_lottery.pruning.selection.shards import Shards
 def prune(scores: Mapping[str, Tensor], alive: Mask, **how) -> Mask:
     """`hf_lottery.pruning.selection.select.prune`, of whole tensors or of DTensors; the same mask either way.
 
-    Of DTensors every process reads its own shards. Counts are added up over the processes and the new mask's bits are
-    gathered; scores and weights are not communicated. All processes must call it together.
+    With DTensors every process reads its own shards. Counts are added up over the processes and the new mask's bits
+    are gathered; scores and weights are not communicated. All processes must call it together.
 
     Args:
         scores: name -> score, all whole, or all DTensors split alike along dimension 0.
         alive: the whole mask, on every process.
-        how: `rate`, `rates`, `scope` and `key`, as there.
+        how: `rate`, `rates`, `scope` and `key`, as in `select.prune`.
 
     Returns:
         The whole new mask, on every process; packed where scores are sharded, since a process then only uses its part.
