@@ -2,12 +2,12 @@
 
     python benchmarks/criteria.py --path ../shared/data/mnist --output-dir outputs/criteria
 
-An experiment with more controls: every criterion prunes θ_0 to the density of the last round in one go, over the
+An experiment with more controls: every criterion prunes θ_0 to the density of the last round in one pruning, over the
 whole network, and the survivors are trained from θ_0. They are compared with the dense network, and with magnitude
-after training in one go (`one_shot`) and in six rounds (`ticket`), both rewound to θ_0. The output folder is as of
-every run; a run that was stopped can be continued. `benchmarks/write_results.py` makes the table.
+after training in one pruning (`one_shot`) and in six rounds (`ticket`), both rewound to θ_0. The output folder is like
+that of any run; a run that was stopped can be continued. `benchmarks/write_results.py` makes the table.
 
-Source: Tanaka et al. 2020 (arXiv 2006.05467) and Frankle et al. 2021 (arXiv 2009.08576) compare criteria so.
+Source: Tanaka et al. 2020 (arXiv 2006.05467) and Frankle et al. 2021 (arXiv 2009.08576) compare criteria in this way.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 AT_INITIALISATION = ("random", "magnitude", "snip", "grasp", "synflow", "wanda")
-ROUNDS = 6  # of magnitude after training, to the density that the others reach in one go
+ROUNDS = 6  # of magnitude after training, to the density that the others reach in one pruning
 
 
 def at_initialisation(criterion: str):
-    """A control: θ_0 under a mask that `criterion` cuts from θ_0 itself, as many weights as the ticket has."""
+    """A control: θ_0 under a mask that `criterion` computes from θ_0; it keeps as many weights as the ticket."""
 
     def control(trainer: LotteryMixin, number: int, seed: int) -> None:
         ticket = Search(trainer).round_folder(number).mask()

@@ -73,7 +73,7 @@ class RandomTokens(Dataset):
 
 
 class Clock(TrainerCallback):
-    """Seconds from the end of one step to the end of the next, after WARM_UP steps; the device is waited for."""
+    """Seconds from the end of one step to the end of the next, after WARM_UP steps; waits for the device."""
 
     def __init__(self, device: str):
         self.device, self.seconds, self.last = device, [], 0.0
