@@ -133,7 +133,7 @@ class Mask(Mapping[str, Tensor]):
         return Mask(result)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write packed bits to a safetensors file: one uint8 tensor a name, the shapes in the file's metadata."""
+        """Write packed bits to a safetensors file: one uint8 tensor per name, the shapes in the file's metadata."""
         shapes = {name: list(tensor.shape) for name, tensor in self.items()}
         write_tensors(path, self.pack(), {"shapes": json.dumps(shapes)})
 

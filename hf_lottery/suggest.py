@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 
 def nearest(value: object, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The choice that is most like `value`; None where none is, or `value` is no text.
+    """The choice that is most like `value`; None if no choice is, or `value` is no text.
 
     Args:
         value: what was written.
@@ -19,12 +19,12 @@ def nearest(value: object, choices: Iterable[str], cutoff: float = 0.6) -> str |
 
 
 def did_you_mean(value: object, choices: Iterable[str], otherwise: str = "") -> str:
-    """`did you mean 'x'?` for the nearest choice; `otherwise` where none is near."""
+    """`did you mean 'x'?` for the nearest choice; `otherwise` if none is near."""
     near = nearest(value, choices)
     return otherwise if near is None else f"did you mean '{near}'?"
 
 
 def in_brackets(value: object, choices: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, to put after a sentence; '' where no choice is near."""
+    """` (did you mean 'x'?)`, to put after a sentence; '' if none is near."""
     hint = did_you_mean(value, choices)
     return f" ({hint})" if hint else ""

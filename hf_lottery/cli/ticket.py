@@ -112,6 +112,6 @@ def push(
 
 
 def ticket_folder(source: str) -> str:
-    """The folder of a ticket: `source` itself, or `ticket/` in a run's output folder, or a Hub id as it is."""
+    """The ticket in `source`: for a run's output folder its `ticket/`; a ticket's folder or Hub id is not changed."""
     inside = Path(source) / TICKET_FOLDER
     return str(inside) if (inside / JSON_FILE).is_file() else source

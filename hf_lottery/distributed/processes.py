@@ -136,10 +136,10 @@ def full_shape(tensor: Tensor) -> torch.Size:
 
 @torch.no_grad()
 def write(tensor: Tensor, value: Tensor) -> None:
-    """Write a whole value, which every rank has, into a parameter or buffer in place: each rank its own part.
+    """Write a whole value, which every rank has, into a parameter or buffer in place; each rank writes its own part.
 
-    The parameter keeps its identity, device and dtype. (copy_, never .data = or .to(): those alias the value on one
-    device, and the second rewind is wrong.)
+    The parameter keeps its identity, device and dtype. (copy_, never .data = or .to(): with those, on one device, the
+    parameter shares memory with the value, and the second rewind is wrong.)
     """
     if is_zero(tensor):
         write_value(tensor, value)
@@ -148,7 +148,7 @@ def write(tensor: Tensor, value: Tensor) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor, the same memory; any other tensor as it is."""
+    """This rank's shard of a DTensor, in the same memory; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data
 
 

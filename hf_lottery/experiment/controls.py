@@ -81,7 +81,7 @@ def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 
 def _cut(context: PruningContext, like: Mask) -> Mask:
-    """A mask of the highest scores of the network as it is; it keeps as many weights in each group as `like`.
+    """A mask of the highest scores of the current network. In each group it keeps as many weights as `like`.
 
     A group is a tensor; or, if scores are compared globally, all tensors of one rate.
     """
@@ -119,7 +119,7 @@ def control_seed(seed: int, control: str, number: int, sample: int) -> int:
 def redraw(model: nn.Module, seed: int) -> RewindPoint:
     """New random weights for `model`, drawn under `seed`. The model and the random-number state do not change.
 
-    A PreTrainedModel is made again from its config. Of a PEFT model only the adapters are drawn again. Any other
+    A PreTrainedModel is made again from its config. In a PEFT model only the adapters are drawn again. Any other
     module must have `reset_parameters` in each submodule with parameters.
 
     Raises:

@@ -65,7 +65,7 @@ class Experiment:
         return list(self._networks)
 
     def folder(self, network: Network) -> NetworkFolder:
-        """Where a network's files are."""
+        """The folder of a network's files."""
         return NetworkFolder(network.folder(self.root))
 
     def pending(self) -> list[Network]:

@@ -35,8 +35,8 @@ def measure_instability(
 
     θ_k, with optimizer and scheduler at step k, is read from the trainer's output folder; if it is not there, the
     dense network is trained for k steps first. Copies differ in data order, augmentation and dropout, and in nothing
-    else. Finished copies are kept in `folder` and never trained again. `trainer.lottery_config` stays as it is, and
-    copies start from θ_k whatever its `retraining` is.
+    else. Finished copies are kept in `folder` and never trained again. `trainer.lottery_config` does not
+    change, and copies start from θ_k with any `retraining`.
 
     Args:
         trainer: a LotteryTrainer whose `lottery_config.rewind_step` is k. Errors are measured on

@@ -109,7 +109,7 @@ def _kept_ranks(tensors: Mapping[str, Tensor], mask: Mask, a: str, b: str, at_le
 
 
 def _alpha_of_same_scale(config: LoraConfig, module: str, before: int, after: int) -> float:
-    """The alpha of a module that has `after` of its `before` ranks left, such that its scale stays as it is."""
+    """The alpha that keeps the scale of a module when `after` of its `before` ranks are left."""
     patterns = config.alpha_pattern or {}
     alpha = patterns.get(get_pattern_key(list(patterns), module), config.lora_alpha)
     share = after / before

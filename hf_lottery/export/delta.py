@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, tuple[Tensor, ...]]:
         entries = {n: tuple(file.get_tensor(f"{n}.{part}") for part in PARTS) for n in names}
     for name, entry in entries.items():
         if not _go_together(*entry):
-            raise ValueError(f"{path} is damaged: indices, values and base_values of '{name}' do not go together")
+            raise ValueError(f"{path} is damaged: indices, values and base_values of '{name}' do not fit together")
     return entries
 
 

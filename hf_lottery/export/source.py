@@ -32,7 +32,7 @@ class Source:
         rewind: θ_k, where training started.
         recipe: the recipe that it was trained by.
         trained: True: `tensors` are the weights at the end of training; False: those of a ticket, at θ_k.
-        ticket: the ticket that was read, if it is one. Of a Hub model's own weights it holds only the hashes, so
+        ticket: the ticket that was read, if it is one. For weights of a Hub model it holds only hashes, so
             `tensors` lacks them, and `ticket.apply_to` is the way to put it into a model.
     """
 

@@ -1,4 +1,4 @@
-"""A recipe's `metrics`: metrics of `evaluate`, beside the task's own. Those in this folder need no network."""
+"""A recipe's `metrics`: metrics of `evaluate`, in addition to the task's own. Those in this folder need no network."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from hf_lottery.pruning.wanda import input_norms, require_layers, wanda
 
 Loss = Callable[[Any], Tensor]
 
-# what a criterion needs beside the weights
+# what a criterion needs besides the weights
 INITIAL = "initial"  # θ_k, of `context.initial()`
 DATA = "data"  # `context.batches()`, run through the model
 

@@ -4,7 +4,7 @@
         initial = context.initial()
         return {name: (weight - initial[name].to(weight.device)).abs() for name, weight in weights.items()}
 
-It returns one score a weight, the lowest are pruned. It runs under a fixed seed and without dropout, so that
+It returns one score per weight; the lowest are pruned. It runs under a fixed seed and without dropout, so that
 `context.batches()` and `context.loss(batch)` give the same in a search that is resumed. Tickets record its name.
 """
 
@@ -67,5 +67,5 @@ def _require_float_like(weight: Tensor, score: Tensor, parameter: str, name: str
     if score.shape != weight.shape:
         raise ValueError(
             f"criterion {name} returned scores of shape {tuple(score.shape)} for '{parameter}', whose shape is "
-            f"{tuple(weight.shape)}: return one score a weight"
+            f"{tuple(weight.shape)}: return one score per weight"
         )

@@ -21,8 +21,8 @@ def prune_n_of_m(scores: Mapping[str, Tensor], alive: Mask, n: int, m: int, key:
     """Keep the `n` highest scores of every `m` consecutive weights of a row; NVIDIA's sparse tensor cores compute 2:4.
 
     A row is a linear layer's input features, or a convolution's input channels. One pruning makes the whole
-    pattern, so there is no rate; where fewer than `n` of `m` are alive, all of these are kept. Of equal scores the
-    first is pruned first.
+    pattern, so there is no rate; where fewer than `n` of `m` are alive, all of these are kept. If scores are equal,
+    the first is pruned first.
 
     Args:
         scores: name -> score, (out, in, …).
@@ -40,7 +40,7 @@ def prune_n_of_m(scores: Mapping[str, Tensor], alive: Mask, n: int, m: int, key:
         score = comparable(scores[name], key, mask, name)
         require_divides(n, m, name, mask.shape)
         groups = score.masked_fill(~mask, -torch.inf).movedim(1, -1).unflatten(-1, (-1, m))
-        # stable and ascending: of equal scores the earlier is further from the last n, which are kept
+        # stable and ascending: if scores are equal, the earlier one is pruned first; the last n are kept
         order = groups.sort(dim=-1, stable=True).indices
         kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., m - n :], True)
         result[name] = mask & kept.flatten(-2).movedim(-1, 1)

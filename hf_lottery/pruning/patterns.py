@@ -82,7 +82,7 @@ def _check_n_of_m(model: nn.Module, config: LotteryConfig, weights: Weights, rat
         if name in rates and rate > 0:
             raise ValueError(
                 f"pruning_rates give '{name}' {rate}, and pattern {config.pattern} has no rate: the only rate allowed "
-                "with it is 0, which leaves weights alone"
+                "with it is 0, which prunes none of them"
             )
         if rate > 0:
             require_divides(n, m, name, weight.shape)

@@ -40,8 +40,8 @@ def prunable(
     Args:
         model: any module; for a PEFT model the adapter's trainable weights are what can be pruned.
         target_modules: a list of names or name endings ("q_proj" matches every module that ends in ".q_proj", and
-            what lies inside it), or one regular expression for the whole name. None: no restriction.
-        exclude_modules: modules to leave alone, in the same form.
+            what is inside it), or one regular expression for the whole name. None: no restriction.
+        exclude_modules: modules that are not pruned, in the same form.
         prune_embeddings: "rows" adds the token embeddings, also where target_modules does not match them.
 
     Raises:

@@ -19,7 +19,7 @@ from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TASKS, task_module
 
 SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "experiment", "hub")
-METRICS = "metrics"  # a list, beside the sections
+METRICS = "metrics"  # a list, unlike the sections
 
 
 def check_sections(source: Source) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Recipe(BaseModel):
         name: a bundled recipe's name, or the file's name without `.yaml`.
         description: the file's first comment line.
         model, experiment, hub: the sections; hub is None where the recipe has none.
-        metrics: names of metrics that are measured beside the task's own. None: none.
+        metrics: names of metrics that are measured in addition to the task's own. None: none.
         data: the section, as the task's own `Data`.
         training, lottery, peft, quantization: the given arguments of TrainingArguments, LotteryConfig, LoraConfig and
             BitsAndBytesConfig. `training` always has output_dir; peft and quantization are None where absent.

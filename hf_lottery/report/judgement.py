@@ -1,4 +1,4 @@
-"""The verdict as a section of the report: a row a density, with yes, no or too few replicates."""
+"""The verdict as a section of the report: one row per density, with yes, no or too few replicates."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def learning_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], metric:
 
 
 def _focus(axes: Axes, curves: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
-    """Set a y range that shows the second half of training well; the steep start may lie outside of it."""
+    """Set a y range that shows the second half of training well; the steep start may be outside of it."""
     points = [(step, value) for steps in curves.values() for step, found in steps.items() for value in found]
     last = max((step for step, _ in points), default=0)
     late = [value for step, value in points if step >= last / 2]

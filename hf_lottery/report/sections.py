@@ -64,7 +64,7 @@ def _metric(results: Results, bars: str) -> Section:
 
 def _bars(bars: str) -> str:
     what = "smallest and largest value over replicates" if bars == "min-max" else "95% Student-t interval"
-    return f"Bars: {what}. Points at one density are set apart sideways so that none hides another."
+    return f"Bars: {what}. Points at one density are moved sideways so that none hides another."
 
 
 def _speed(results: Results, bars: str) -> list[Section]:

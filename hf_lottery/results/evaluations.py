@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-_NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time")  # ends of what the Trainer logs beside them
+_NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time")  # ends of other keys that the Trainer logs
 
 
 def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None) -> list[dict[str, float]]:
     """A training's evaluations, one dict per step: `step`, `eval_loss`, `eval_<metric>`, `test_loss`, `test_<metric>`.
 
     Args:
-        log_history: of a TrainerState. The evaluation sets "validation" and "test" are told apart by the names that
+        log_history: of a TrainerState. The evaluation sets "validation" and "test" are distinguished by the names that
             the Trainer gives their values (`eval_validation_loss`, `eval_test_loss`); a single set is validation.
         number: of the round; records of other rounds are left out (a training from a rewind point at k > 0
             also has records of the dense network). None: all records.

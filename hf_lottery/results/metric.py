@@ -15,7 +15,7 @@ class Metric:
 
     Args:
         name: the name in `test_NAME` and `early_stop_test_NAME`.
-        greater_is_better: such a metric is taken for a fraction, as accuracies are: it is shown in percent, and its
+        greater_is_better: such a metric counts as a fraction, like an accuracy: it is shown in percent, and its
             differences in points. Others (a loss, a perplexity) are shown as they are.
     """
 

@@ -33,7 +33,7 @@ def jaccard(a: Mask, b: Mask) -> float:
 def chance(a: Mask, b: Mask) -> float:
     """The Jaccard overlap of two random masks with as many kept weights in every tensor as `a` and `b` have.
 
-    Of n weights, random choices of i and j share i·j/n on average (hypergeometric mean), so the overlap is
+    Random choices of i and of j among n weights share i·j/n on average (hypergeometric mean), so the overlap is
     Σ i·j/n / Σ (i + j − i·j/n) over the tensors; for one tensor of density d in both masks, d / (2 − d).
     """
     shared = either = 0.0

@@ -1,4 +1,4 @@
-"""The table of a run: one row per round, with density, test metric, early-stop step and the controls beside it."""
+"""The table of a run: one row per round, with density, test metric, early-stop step and the controls."""
 
 from __future__ import annotations
 

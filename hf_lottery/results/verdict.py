@@ -172,7 +172,7 @@ def _speedup(steps: dict[int, float], dense_steps: dict[int, float]) -> float:
 
 
 def _finding(found: Estimate, above: float, below: float) -> Finding:
-    """Yes when the interval lies above `above`, no when it lies below `below`."""
+    """Yes when the interval is above `above`, no when it is below `below`."""
     on_average = found.n > 0 and found.mean > above
     if found.n == 0:
         return Finding(NO_DATA, found, False)

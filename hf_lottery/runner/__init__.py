@@ -9,6 +9,6 @@
    (training/search), or a control sets its mask and weights first (experiment/controls).
 5. conclude.conclude reads the results, judges them, writes report and ticket, and prints the table.
 
-progress shows bars meanwhile. workers does steps 3 and 4 in several processes, then 5. plan, with memory and speed,
-estimates before a run how much time, disk and memory it needs.
+progress shows bars during the run. workers does steps 3 and 4 in several processes, then 5. plan, with memory and
+speed, estimates before a run how much time, disk and memory it needs.
 """

@@ -25,7 +25,7 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     """Write report and ticket, print the table, the verdict and the paths of all files, and publish if asked to.
 
     The ticket is the first replicate's, of the sparsest round that matches the dense network by the mean, or of the
-    last round. Where the output folder holds it already, neither data nor model is loaded.
+    last round. If the output folder has it already, data and model are not loaded.
     """
     root, results = experiment.root, read_results(experiment.root)
     found = verdict(results)

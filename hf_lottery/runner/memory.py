@@ -158,7 +158,7 @@ def _with_adapter(base: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 
 def _weight_bytes(model: PreTrainedModel, quantization: BitsAndBytesConfig | None) -> int:
-    """Of the base model; quantised, linear layers take 4 (or 8) bits and a float of scale per block of 64."""
+    """The bytes of the base model. Quantised linear layers take 4 (or 8) bits and a float of scale per block of 64."""
     quantised = set() if quantization is None else _quantised(model)
     four = quantization is not None and quantization.load_in_4bit
     scale = 0.127 / 8 if four and quantization.bnb_4bit_use_double_quant else 4 / 64
@@ -175,7 +175,7 @@ def _quantised(model: PreTrainedModel) -> set[int]:
 
 
 def _optimizer_bytes(arguments: TrainingArguments, trained: Iterable[Tensor]) -> int:
-    """The optimizer's moments: as large as the weights each, or a byte a weight each in 8 bits."""
+    """The optimizer's moments: each as large as the weights, or in 8 bits one byte per weight."""
     name = arguments.optim.value
     if "8bit" in name:
         return 2 * _numel(trained)
@@ -185,7 +185,7 @@ def _optimizer_bytes(arguments: TrainingArguments, trained: Iterable[Tensor]) ->
 
 
 def _mask_bytes(targets: Iterable[Tensor], config: LotteryConfig) -> int:
-    """The mask and its copy in the training step, a byte a weight each; and θ_k, if pruned weights stay there."""
+    """The mask and its copy in the training step, one byte per weight each; and θ_k, if pruned weights stay there."""
     return 2 * _numel(targets) + (_bytes(targets) if config.pruned_value == "init" else 0)
 
 

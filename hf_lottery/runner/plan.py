@@ -141,7 +141,7 @@ def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
 
 
 def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
-    """The plan of a language model that is not trained here: neither weights nor a tokenizer are read.
+    """The plan of a language model that is not trained here. It reads no weights and no tokenizer.
 
     All rows of the data are counted, also those without an answer, and before packing.
     """

@@ -30,7 +30,7 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
 
     Args:
         recipe: the recipe.
-        arguments: the recipe's name and overrides as the command line had them.
+        arguments: the recipe's name and overrides, as in the command line.
         count: how many workers.
         console: where to print.
 
@@ -110,7 +110,7 @@ def _watch(workers: list[subprocess.Popen], experiment: Experiment, console: Con
         if failed is not None:
             raise ChildProcessError(
                 f"a worker stopped with exit status {failed.returncode} (its message is above); "
-                "run the same command again to go on with what is left"
+                "run the same command again to continue"
             )
         done = total - len(experiment.pending())
         if done != shown:
@@ -118,4 +118,4 @@ def _watch(workers: list[subprocess.Popen], experiment: Experiment, console: Con
             shown = done
         time.sleep(1)
     if any(worker.returncode for worker in workers):
-        raise ChildProcessError("a worker failed (its message is above); run the same command again to go on")
+        raise ChildProcessError("a worker failed (its message is above); run the same command again to continue")

@@ -30,16 +30,16 @@ class Data(BaseModel):
     path: str | None = Field(None, description="Local folder of json, csv or parquet files to read instead.")
     train_split: str = Field("train", description="The split that training and validation are taken from.")
     test_split: str | None = Field(None, description="The split that is only measured on; unset, a part of train.")
-    instruction_column: str = Field("instruction", description="Column with what is asked.")
-    input_column: str | None = Field("input", description="Column with what it is asked about; null for none.")
+    instruction_column: str = Field("instruction", description="Column with the instruction.")
+    input_column: str | None = Field("input", description="Column with the input to the instruction; null for none.")
     output_column: str = Field("output", description="Column with the answer.")
-    validation_size: int = Field(200, gt=0, description="Examples held out of train to validate on.")
-    test_size: int = Field(200, gt=0, description="Examples held out of train to test on, without a test_split.")
+    validation_size: int = Field(200, gt=0, description="Examples held out of train for validation.")
+    test_size: int = Field(200, gt=0, description="Examples held out of train for the test, without a test_split.")
     split_seed: int = Field(0, description="Which ones are held out; not changed between replicates.")
     max_length: int = Field(128, gt=1, description="Tokens of prompt and answer; a longer answer is cut, and counted.")
     packing: bool = Field(False, description="Put several examples into a row of max_length tokens, to train on.")
     template: Literal["auto", "chat", "alpaca"] = Field(
-        "auto", description="The prompt's form: the tokenizer's chat template, or Alpaca's where it has none."
+        "auto", description="The prompt's form: the tokenizer's chat template, or Alpaca's if it has none."
     )
     tokenizer: str | None = Field(None, description="Hub id or folder; unset, the model's own.")
     generation_prompts: list[str] = Field(

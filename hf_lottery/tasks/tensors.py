@@ -94,7 +94,7 @@ def check_labels(labels: Tensor, num_labels: int, where: str) -> None:
 
 
 def argmax(logits: Any, labels: Tensor) -> Tensor:
-    """The predicted classes int64 [n] of logits [n, classes], so that evaluation stores one number an example."""
+    """The predicted classes int64 [n] of logits [n, classes], so that evaluation stores one number per example."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 

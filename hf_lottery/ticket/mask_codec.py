@@ -22,7 +22,7 @@ _RAW, _DEFLATE, _GAPS_OF_ONES, _GAPS_OF_ZEROS = range(4)
 _GAPS_BELOW = 0.06  # density of the rarer bit; the Huffman code of bytes is over 5% wasteful below about 0.05
 _LONG_GAP = 200  # mean gap from which the low byte is stored apart, uncoded
 _GAP_HEADER = struct.Struct("<QB")  # how many gaps, and how many low bytes (0 or 1) each has
-_ESCAPE = 255  # this symbol means: add 255, and go on with the next symbol
+_ESCAPE = 255  # this symbol means: add 255 and read the next symbol
 
 
 class CodecError(ValueError):

@@ -32,7 +32,7 @@ class RewindPoint:
 
     @classmethod
     def capture(cls, model: nn.Module, step: int = 0, keep: bool = True) -> RewindPoint:
-        """Copy θ_k out of `model`; later training of the model does not touch the copy.
+        """Copy θ_k out of `model`; later training of the model does not change the copy.
 
         Args:
             model: if its weights are sharded, every rank must call this; they are gathered one at a time.

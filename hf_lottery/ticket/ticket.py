@@ -34,7 +34,7 @@ class Ticket:
 
     Args:
         mask: m; which weights are kept, by parameter name. `from_pretrained` gives the one on disk, to be read later.
-        rewind: θ_k, likewise. A ticket that was downloaded holds only the tensors that its base model does not have.
+        rewind: θ_k, on disk too. A downloaded ticket holds only the tensors that its base model does not have.
         info: the facts about the ticket, as `hf_lottery.ticket.info.ticket_info` makes them; see
             `hf_lottery.ticket.schema.INFO_FIELDS`. Also `base_tensors`, the tensors that the base model has, and
             `pruned_becomes`, which is `zero` (also when it is not given) or `init`.
@@ -145,7 +145,7 @@ class Ticket:
 
         Args:
             save_directory: is created if it does not exist. The user's own text in a README.md there is kept.
-            compress: compress the mask to within 5% of its entropy instead of one bit a weight.
+            compress: compress the mask to within 5% of its entropy instead of one bit per weight.
             model: the trained network, saved beside the ticket by transformers (or PEFT), with exact zeros.
             plots: PNG files for the card, or a folder of them.
 

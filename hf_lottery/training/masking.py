@@ -18,7 +18,7 @@ class Masking(TrainerCallback):
     """The mask of a trainer, and the masked step of the training that runs.
 
     Args:
-        trainer: its model and optimizer are masked, whichever they are at the time.
+        trainer: its current model and optimizer are masked.
         mask: the first mask. The weights must be masked already.
         rewinding: has θ_k, the values of pruned weights if `pruned_value` is init.
         pruned_value: zero or init.

@@ -120,7 +120,7 @@ class RewindCallback(TrainerCallback):
         trainer = self.trainer
         if step > 0 and trainer is not None and self.passes > 1 and not has_length(trainer.train_dataset):
             raise ValueError(
-                f"rewind_step {step} lies in pass {self.passes} over a train_dataset without a length, whose order "
+                f"rewind_step {step} is in pass {self.passes} over a train_dataset without a length, whose order "
                 "cannot be replayed from there: choose a step of the first pass"
             )
         self.point = RewindPoint.capture(model, step, keep=self.folder is None or args.should_save)

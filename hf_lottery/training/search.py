@@ -51,7 +51,7 @@ class Search:
         return self.ticket(last)
 
     def run_round(self, number: int, **labels: Any) -> dict[str, Any]:
-        """Train round `number` and return its line of results. Of a finished round the line is only read.
+        """Train round `number` and return its line of results. If the round is finished, the line is only read.
 
         Args:
             number: the round; 0 is the dense network.

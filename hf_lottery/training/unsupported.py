@@ -72,7 +72,7 @@ def refuse_unsupported_arguments(args: TrainingArguments, config: LotteryConfig)
             "set per_device_train_batch_size and gradient_accumulation_steps yourself"
         )
     if config.rewind_step != 0 and args.ignore_data_skip:
-        raise ValueError("ignore_data_skip gives a replay from step k other data than round 0 had: set it to false")
+        raise ValueError("with ignore_data_skip a replay from step k reads other data than round 0: set it to false")
     if config.retraining == "fine_tuning":
         refuse_schedule_ending_at_zero(args)
     if optim.startswith("schedule_free") and config.pruned_value == "init":

@@ -213,7 +213,7 @@ def test_a_delta_holds_buffers_and_a_damaged_one_is_said(tmp_path):
     one = torch.ones(1)
     for indices, values in ((torch.tensor([]).long(), one[:0]), (torch.tensor([0, 1]), one), (one, one + 1)):
         Delta({"a": (indices, values, values.clone())}).save(tmp_path)
-        with pytest.raises(ValueError, match="do not go together"):
+        with pytest.raises(ValueError, match="do not fit together"):
             Delta.load(tmp_path)
 
 

@@ -28,8 +28,8 @@ def select(
     """Keep all but the `count` lowest-scoring alive weights, over all tensors together.
 
     Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 is
-    0. They are read in place, in chunks that fit the CPU's cache, and not copied, sorted or concatenated: beside the
-    returned mask, memory is O(2^20) for any size.
+    0. They are read in place, in chunks that fit the CPU's cache, and not copied, sorted or concatenated: without
+    the returned mask, memory is O(2^20) for any size.
 
     Args:
         scores: name -> score, any float dtype, shaped as the parameter. NaN is an error where the weight is alive.
@@ -69,9 +69,9 @@ def prune(
         scores: name -> score, as for `select`.
         alive: the mask of the round that was trained.
         rate: share of the alive weights that is removed, 0 <= rate <= 1.
-        rates: parameter name -> its own rate instead of `rate`; 0 leaves the tensor alone.
+        rates: parameter name -> its own rate instead of `rate`; with 0 the tensor is not pruned.
         scope: "layer": every tensor is a group. Otherwise all tensors of the same rate are one group, and
-            "global": the group's lowest scores are removed, from whichever tensors. "erk": every tensor keeps the
+            "global": the group's lowest scores are removed, from any of its tensors. "erk": every tensor keeps the
             share that the Erdős–Rényi–Kernel rule gives it. "uniform": every tensor keeps the same density, or all
             its alive weights if these are fewer.
         key, shards: as for `select`.

@@ -56,7 +56,7 @@ def find_threshold(chunks: Chunks, total: int, count: int, all_reduce: Callable[
     Source: radix selection; the bracket from a sample is Floyd & Rivest 1975 (SELECT, CACM algorithm 489).
     """
     infinity = _INFINITY[chunks.dtype]
-    low, high = -infinity, infinity  # the threshold lies in [low, high], as ordered integers
+    low, high = -infinity, infinity  # the threshold is in [low, high], as ordered integers
     many = total > _COUNT_ALL
     bracket = _guess(chunks, total, count, all_reduce) if many else (low, high)
     first_pass = True
