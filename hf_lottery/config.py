@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_lottery.suggest import in_brackets
 
@@ -30,6 +30,8 @@ EMBEDDINGS = ("rows",)
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 AUTO = "auto"
+# transformers' HfArgumentParser makes a command-line option of each field, and would make functions of its values
+CriterionSetting = (str | Callable[..., dict]) if TYPE_CHECKING else str
 CRITERION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # as a ticket records it
 
 
@@ -58,7 +60,7 @@ class LotteryConfig:
         default="layer",
         metadata={"help": f"Where scores are compared: one of {', '.join(SCOPES)}.", "choices": SCOPES},
     )
-    criterion: str | Callable[..., dict] = field(
+    criterion: CriterionSetting = field(
         default="magnitude",
         metadata={
             "help": f"How a weight is scored; the lowest scores are pruned: one of {', '.join(CRITERIA)}. In Python "

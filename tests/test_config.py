@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from transformers import HfArgumentParser
 
 from hf_lottery import LotteryConfig
 
@@ -33,3 +34,12 @@ def test_out_of_range(values, says):
 @pytest.mark.parametrize("k, steps, expected", [(0, 10, 0), (3, 10, 3), (0.5, 11, 6), (0.03, 100, 3), (0.001, 10, 1)])
 def test_the_rewind_step_as_warmup_steps(k, steps, expected):
     assert LotteryConfig(rewind_step=k).resolve_rewind_step(steps) == expected
+
+
+def test_transformers_argument_parser_reads_it():
+    (config,) = HfArgumentParser(LotteryConfig).parse_args_into_dataclasses(
+        ["--num_rounds", "2", "--criterion", "snip", "--rewind_step", "0.1"]
+    )
+    assert config == LotteryConfig(num_rounds=2, criterion="snip", rewind_step=0.1)
+    (config,) = HfArgumentParser(LotteryConfig).parse_args_into_dataclasses([])
+    assert config == LotteryConfig()

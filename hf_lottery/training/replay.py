@@ -29,7 +29,7 @@ class Replay:
         start_rng: random-number state at the start of the first training. The data order comes from it.
         step_rng: random-number state at step k.
         last_lr_factor: the learning rate at the end of the first training / its initial learning rate.
-        broke_off: whether the last training raised an error, so that the model holds weights of a step in between.
+        has_trained: whether a training has begun, so that the model may hold other weights than its initial ones.
     """
 
     def __init__(self):
@@ -38,7 +38,7 @@ class Replay:
         self.start_rng: dict[str, Any] | None = None
         self.step_rng: dict[str, Any] | None = None
         self.last_lr_factor: float | None = None
-        self.broke_off = False
+        self.has_trained = False
         self._seed: int | None = None  # whose random numbers are used instead of the recorded ones
         self._seed_rng: dict[str, Any] | None = None
 
@@ -69,10 +69,15 @@ class Replay:
         """At step k of a replay: set the random-number state that was recorded there (or that of the seed)."""
         set_rng_state(self.step_rng if self._seed_rng is None else self._seed_rng)
 
+    @property
+    def has_step_rng(self) -> bool:
+        """Whether a replay can set one: not if the rewind point is a ticket's, before the first training."""
+        return self.step_rng is not None or self._seed_rng is not None
+
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:
         """Enclose one training. When it ends without an error, the next one starts FRESH again."""
-        self.broke_off = True
+        self.has_trained = True
         dataloaders = trainer.accelerator.dataloader_config
         data_seed = dataloaders.data_seed
         if self._seed is not None and data_seed is not None:
@@ -81,7 +86,6 @@ class Replay:
             yield
         finally:
             dataloaders.data_seed = data_seed
-        self.broke_off = False
         self.start, self.retraining, self._seed, self._seed_rng = FRESH, None, None, None
         if self.last_lr_factor is None:
             group = inner_optimizer(trainer.optimizer).param_groups[0]

@@ -70,7 +70,7 @@ class RewindCallback(TrainerCallback):
         if self.point is None and state.global_step == self.config.resolve_rewind_step(state.max_steps):
             self._capture(kwargs["model"], state.global_step, args)
         if self.point is not None and state.global_step == self.point.step:
-            if self.replay.start == REWIND_POINT:
+            if self.replay.start == REWIND_POINT and self.replay.has_step_rng:
                 self.replay.set_step_rng()
             elif self.replay.step_rng is None:
                 self.replay.step_rng = get_rng_state()

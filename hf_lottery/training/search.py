@@ -67,18 +67,23 @@ class Search:
             self.load_trained(number - 1)
             self.trainer.prune()
             self.trainer.rewind()
-        elif self.trainer.replay.broke_off and from_main(lambda: last_checkpoint(folder.path)) is None:
+        elif self.trainer.replay.has_trained and self._checkpoint(folder) is None:
             self._restart_round_0()
         return self.train_network(folder, round=number, **labels)
 
     def _restart_round_0(self) -> None:
-        """After round 0 broke off in this process without a checkpoint: start it again from its initial weights."""
+        """The model has been trained in this process, maybe in a round 0 that broke off: set it back to θ_0."""
         point = self.trainer.rewinding.point
         if point is None or point.step > 0:
             raise RuntimeError(
-                "round 0 broke off, and the weights that it started from are gone: make a new model and trainer"
+                "the model has been trained already, and the weights that round 0 starts from are gone: "
+                "make a new model and trainer"
             )
-        self.trainer.rewind()
+        self.trainer.rewind(retraining="weight_rewinding")  # whatever the later rounds do
+
+    def _checkpoint(self, folder: NetworkFolder) -> str | None:
+        """The checkpoint in `folder` that training continues from; None: there is none, or it holds weights alone."""
+        return None if self.trainer.args.save_only_model else from_main(lambda: last_checkpoint(folder.path))
 
     def train_network(self, folder: NetworkFolder, **labels: Any) -> dict[str, Any]:
         """Train one network under the trainer's current mask and return its line of results.
@@ -178,7 +183,7 @@ class Search:
     def _train(self, folder: NetworkFolder) -> float:
         """Train, from the last checkpoint in `folder` if there is one; returns the seconds in all processes."""
         trainer = self.trainer
-        checkpoint = None if trainer.args.save_only_model else from_main(lambda: last_checkpoint(folder.path))
+        checkpoint = self._checkpoint(folder)
         clock = _Clock(from_main(lambda: _read_seconds(folder.path)) if checkpoint else 0.0)
         trainer.add_callback(clock)
         try:

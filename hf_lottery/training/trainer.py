@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class LotteryMixin:
     def mask(self, mask: Mask) -> None:
         self._require_masking().set(mask)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | os.PathLike | bool | None = None, *args, **kwargs):
         """Exactly `Trainer.train`, under the current mask.
 
         It starts in one of three ways: fresh; as at the rewind point (after `rewind()`); from a checkpoint.
@@ -134,10 +135,12 @@ class LotteryMixin:
         self._masking.enter_training(from_checkpoint=False)
         return str(self.rewinding.folder) if step > 0 else None
 
-    def _start_from_checkpoint(self, checkpoint: str | bool) -> str | bool:
+    def _start_from_checkpoint(self, checkpoint: str | os.PathLike | bool) -> str | bool:
         """From a checkpoint, with the mask in it. True: the last one in `output_dir`."""
         if checkpoint is True:
             checkpoint = from_main(lambda: last_checkpoint(self.args.output_dir)) or True
+        else:
+            checkpoint = os.fspath(checkpoint)
         if self.rewinding.point is None:
             self.rewinding.load(self.args)
         has_mask = isinstance(checkpoint, str) and (Path(checkpoint) / MASK_FILE).is_file()
@@ -187,22 +190,26 @@ class LotteryMixin:
         """Parameter name -> its own rate, if that is not `pruning_rate`."""
         return dict(self._rates)
 
-    def rewind(self) -> None:
+    def rewind(self, retraining: str | None = None) -> None:
         """Set the surviving weights back to θ_k (as `retraining` says), and start the next `train()` as at step k.
 
         Optimizer, scheduler, gradient scaler, random numbers and data order all start again, so that under an all-ones
         mask the next training equals the first, bit for bit.
+
+        Args:
+            retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
 
         Raises:
             RuntimeError: step k has not been reached yet.
             ValueError: a weight is trained now that was frozen at step k.
         """
         self._require_masking().leave_engine()
-        if self.lottery_config.retraining == "weight_rewinding":
+        retraining = retraining or self.lottery_config.retraining
+        if retraining == "weight_rewinding":
             refuse_newly_trained(self.model, self.rewind_point)
             self.rewind_point.restore(self.model)
         self._masking.mask_weights()
-        self.restart()
+        self.restart(retraining=retraining)
 
     def restart(self, from_rewind_point: bool = True, retraining: str | None = None, seed: int | None = None) -> None:
         """Start the next `train()` as at step k (or at step 0), but from the weights as they are now.
@@ -211,8 +218,13 @@ class LotteryMixin:
             from_rewind_point: start at step k with the optimizer state of step k; False: at step 0 with none.
             retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
             seed: use the random numbers of this seed, also for the data order; None: those of the first training.
+
+        Raises:
+            RuntimeError: step k has not been reached yet.
         """
         self._require_masking().leave_engine()
+        if from_rewind_point:
+            self.rewinding.require_point()
         self._initial_state.restore(self)
         start = REWIND_POINT if from_rewind_point else STEP_0
         self.replay.request(start, retraining or self.lottery_config.retraining, seed)

@@ -30,6 +30,10 @@ class BreakOff(TrainerCallback):
             raise KeyboardInterrupt
 
 
+def raise_interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
 def searcher(folder, config=None, **settings):
     return make_trainer(folder, lottery_config=LotteryConfig(**{"num_rounds": 2, **(config or {})}), **settings)
 
@@ -55,6 +59,26 @@ def test_broken_off_and_called_again_in_the_same_process(tmp_path, whole, number
     trainer.find_ticket()
     assert results(trainer) == results(whole)
     assert same(weights(trainer.model), weights(whole.model))
+
+
+@pytest.mark.parametrize("retraining", ["learning_rate_rewinding", "fine_tuning"])
+@pytest.mark.parametrize("where", ["a step", "the last evaluation", "an earlier train()"])
+def test_round_0_starts_from_the_initial_weights_whatever_was_trained_before(tmp_path, retraining, where):
+    config = {"num_rounds": 1, "retraining": retraining}
+    settings = {"lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 4, "save_only_model": True}
+    expected = searcher(tmp_path / "a", config, **settings)
+    expected.find_ticket()
+    trainer = searcher(tmp_path / "b", config, callbacks=[BreakOff(0, 5)] if where == "a step" else [], **settings)
+    if where == "an earlier train()":
+        trainer.train()
+    else:
+        if where == "the last evaluation":
+            trainer.evaluate = raise_interrupt
+        with pytest.raises(KeyboardInterrupt):
+            trainer.find_ticket()
+        vars(trainer).pop("evaluate", None)
+    trainer.find_ticket()
+    assert results(trainer) == results(expected)
 
 
 def test_a_first_training_whose_start_is_gone_is_not_taken_for_one(tmp_path):
@@ -146,6 +170,16 @@ def test_resuming_under_a_mask_keeps_the_moments(tmp_path, optim):
     resumed = searcher(tmp_path, **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert curve(resumed) == curve(trainer) and same(weights(resumed.model), weights(trainer.model))
+
+
+def test_a_checkpoint_may_be_named_by_a_path(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 5}
+    trainer = searcher(tmp_path, **settings)
+    trainer.prune()
+    trainer.train()
+    resumed = searcher(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=tmp_path / "checkpoint-5")
+    assert resumed.mask == trainer.mask and same(weights(resumed.model), weights(trainer.model))
 
 
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "wanda"])
@@ -285,6 +319,26 @@ def test_a_ticket_held_at_its_initial_values_trains(tmp_path):
         assert torch.equal(now[~kept], start[name][~kept]) and now[~kept].any() and not torch.equal(now, start[name])
     with pytest.raises(ValueError, match="pruned_value 'zero', and the ticket's pruned weights are 'init'"):
         make_trainer(tmp_path / "c", ticket=ticket, lottery_config=LotteryConfig())
+
+
+def test_a_ticket_held_at_its_initial_values_can_be_rewound_before_it_is_trained(tmp_path):
+    ticket = searcher(tmp_path / "a", {"num_rounds": 1, "pruned_value": "init"}).find_ticket()
+    expected = make_trainer(tmp_path / "b", ticket=ticket)
+    expected.train()
+    trainer = make_trainer(tmp_path / "c", ticket=ticket)
+    for _ in range(2):  # the second one replays
+        trainer.rewind()
+        trainer.train()
+        assert curve(trainer) == curve(expected) and same(weights(trainer.model), weights(expected.model))
+
+
+@pytest.mark.parametrize("retraining", ["weight_rewinding", "learning_rate_rewinding"])
+def test_a_rewind_before_step_k_is_refused_and_changes_nothing(tmp_path, retraining):
+    trainer = searcher(tmp_path, {"retraining": retraining})
+    with pytest.raises(RuntimeError, match="train to the rewind step first"):
+        trainer.rewind()
+    trainer.train()
+    trainer.rewind()
 
 
 def test_masks_over_weights_that_are_frozen_later(tmp_path):
