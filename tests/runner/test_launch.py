@@ -80,7 +80,7 @@ def test_bad_input_under_a_launcher_is_exit_status_2_without_a_traceback(tmp_pat
     code += "sys.exit(relaunch('ddp:2', ['cp', 'no-such-recipe']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no-recipe" in done.stderr and "Traceback" not in done.stderr
+    assert "no-such-recipe" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
