@@ -39,6 +39,7 @@ def prune_n_of_m(scores: Mapping[str, Tensor], alive: Mask, n: int, m: int, key:
     for name, mask in alive.items():
         score = comparable(scores[name], key, mask, name)
         require_divides(n, m, name, mask.shape)
+        score = score.clamp(min=torch.finfo(score.dtype).min)  # -inf is for pruned weights alone
         groups = score.masked_fill(~mask, -torch.inf).movedim(1, -1).unflatten(-1, (-1, m))
         # stable and ascending: if scores are equal, the earlier one is pruned first; the last n are kept
         order = groups.sort(dim=-1, stable=True).indices

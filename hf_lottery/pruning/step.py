@@ -108,10 +108,11 @@ def _require_whole_weights(context: PruningContext) -> None:
 
 @contextmanager
 def _calibration(model: nn.Module, seed: int) -> Iterator[None]:
-    """Run the block in training mode without dropout, under `seed`; then restore random state, mode and buffers.
+    """Run the block in training mode without dropout, under `seed`; then restore all but the values of parameters.
 
     A search that is resumed then sees the same batches as one that was not stopped.
     """
+    parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     with random_state_kept():
@@ -126,3 +127,6 @@ def _calibration(model: nn.Module, seed: int) -> Iterator[None]:
             model.train(was_training)
             for name, buffer in model.named_buffers():  # batch norm has changed its statistics
                 buffer.copy_(buffers[name])
+            for parameter, requires_grad, gradient in parameters:  # a user's function may freeze, or call backward
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = gradient

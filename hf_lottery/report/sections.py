@@ -153,7 +153,7 @@ def _instability(output_dir: Path) -> list[Section]:
     if not measured:
         return []
     sentence = (
-        "Greatest error on the straight line between two copies trained from step k under different data orders "
+        "Largest error on the straight line between two copies trained from step k under different data orders, "
         f"minus their mean error; below {STABLE_BELOW:.0%} the network is stable at step k (Frankle et al. 2020)."
     )
     headings = ["density", "step k", "instability", "pairs", "stable?"]

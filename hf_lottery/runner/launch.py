@@ -69,7 +69,7 @@ def require_devices(use_cpu: bool) -> None:
 
 
 def meet(recipe: Recipe) -> None:
-    """Let the processes of a launcher communicate, and check that they can train one recipe. One process does nothing.
+    """Let the processes of a launcher communicate, and check that they can train one recipe. Nothing for one process.
 
     Raises:
         ValueError: they are more than this machine has GPUs, or were started with different recipes.

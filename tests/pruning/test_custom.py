@@ -82,6 +82,24 @@ def test_what_a_function_draws_and_changes_of_modes_and_buffers_is_undone_and_is
     assert mask == two.prune()
 
 
+def freezes_and_calls_backward(weights, context):
+    context.loss(context.batches()[0]).backward()
+    scores = {name: weight.grad.abs() for name, weight in weights.items()}
+    context.model.requires_grad_(False)
+    return scores
+
+
+def test_what_a_function_freezes_is_trained_afterwards_and_its_gradients_are_gone(tmp_path):
+    trainer = trained(tmp_path, freezes_and_calls_backward)
+    trainer.model.norm.requires_grad_(False)
+    trainer.prune()
+    assert {name for name, p in trainer.model.named_parameters() if not p.requires_grad} == {
+        "norm.weight",
+        "norm.bias",
+    }
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+
+
 def test_a_search_records_the_name_and_goes_on_where_it_was_stopped(tmp_path):
     def search(folder, criterion=gradient_times_weight, num_rounds=2):
         config = LotteryConfig(criterion=criterion, num_rounds=num_rounds)

@@ -42,6 +42,12 @@ def test_n_of_m_against_a_loop(seed, pattern, shape):
         assert sorted(best) == np.flatnonzero(keeps).tolist()
 
 
+def test_n_of_m_keeps_an_alive_weight_of_score_minus_infinity_before_a_pruned_one():
+    alive = Mask({"w": torch.tensor([[True, False, True, False]])})
+    scores = {"w": torch.tensor([[-torch.inf, 1.0, torch.inf, 2.0]])}
+    assert prune_n_of_m(scores, alive, 2, 4) == alive
+
+
 def test_n_of_m_of_a_dense_layer_keeps_exactly_that_share():
     weight = {"w": torch.randn(32, 64).bfloat16()}
     kept = prune_n_of_m(weight, Mask.ones(weight), 2, 4, key=torch.abs)

@@ -28,7 +28,7 @@ def select(
     """Keep all but the `count` lowest-scoring alive weights, over all tensors together.
 
     Exact: removes `count` weights, ties broken by (name, flat index). Scores compare as numbers, across dtypes; −0 is
-    0. They are read in place, in chunks that fit the CPU's cache, and not copied, sorted or concatenated: without
+    0. They are read in place, in chunks that fit the CPU's cache, and not copied, sorted or concatenated. Besides
     the returned mask, memory is O(2^20) for any size.
 
     Args:
