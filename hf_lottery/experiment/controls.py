@@ -59,7 +59,7 @@ def no_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
     """The ticket's mask over the trained weights, with the learning-rate schedule of step k (Renda et al. 2020)."""
-    _start_from_trained(trainer, number)
+    _start_from_trained(trainer, number, retraining="learning_rate_rewinding")
 
 
 def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:

@@ -96,16 +96,22 @@ def test_instability_starts_from_the_rewind_point_whatever_the_config_says_and_d
     assert found[0] == found[1]
 
 
-def test_no_rewinding_trains_at_the_last_rate(tmp_path):
+@pytest.mark.parametrize("retraining", ["weight_rewinding", "fine_tuning"])
+@pytest.mark.parametrize("control", ["no_rewinding", "learning_rate_rewinding"])
+def test_controls_that_do_not_rewind_weights_have_their_own_learning_rates(tmp_path, control, retraining):
     settings = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.25}}
-    config = LotteryConfig(num_rounds=1)
+    config = LotteryConfig(num_rounds=1, retraining=retraining)
     make_trainer(tmp_path, lottery_config=config, **settings).find_ticket()
     trainer = make_trainer(tmp_path, lottery_config=config, **settings)
     search = Search(trainer)
     search.enter_round(1)
-    CONTROLS["no_rewinding"](trainer, 1, 7)
-    search.train_network(search.round_folder(9), control="no_rewinding", round=1)
-    assert {r["learning_rate"] for r in trainer.state.log_history if "learning_rate" in r} == {0.0025}
+    CONTROLS[control](trainer, 1, 7)
+    search.train_network(search.round_folder(9), control=control, round=1)
+    rates = [r["learning_rate"] for r in trainer.state.log_history if "learning_rate" in r]
+    if control == "no_rewinding":
+        assert set(rates) == {0.0025}
+    else:
+        assert rates[0] == 0.01 and rates == sorted(set(rates), reverse=True)
 
 
 # --- a parent that is busy in __init__, and a trainer without our arguments
@@ -164,6 +170,6 @@ def test_without_lottery_config_or_ticket_every_step_says_so(tmp_path, step):
 
 def test_a_restart_before_the_rewind_point_is_known_says_so(tmp_path):
     trainer = make_trainer(tmp_path, lottery_config=LotteryConfig())
-    trainer.restart()
     with pytest.raises(RuntimeError, match="train to the rewind step first"):
-        trainer.train()
+        trainer.restart()
+    trainer.train()  # as it says
