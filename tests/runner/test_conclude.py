@@ -62,6 +62,15 @@ def test_a_ticket_that_is_not_whole_is_written_again(finished, name):
         assert {name: data for name, (data, _) in files(folder / "ticket").items()} == whole
 
 
+def test_a_card_that_was_removed_is_written_again(finished):
+    folder, again = finished
+    card = folder / "ticket" / "README.md"
+    whole = card.read_bytes()
+    card.unlink()
+    again()
+    assert card.read_bytes() == whole
+
+
 def test_a_ticket_of_other_results_or_another_recipe_is_written_again(finished):
     folder, again = finished
     again("hub.include_model=true")
