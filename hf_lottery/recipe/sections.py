@@ -92,8 +92,6 @@ class Control(Section):
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name == "dense":
-            raise ValueError("the dense network is round 0 of the ticket, and is always trained: leave it out")
         if name not in CONTROLS:
             raise ValueError(f"it must be one of {', '.join(CONTROLS)}{in_brackets(name, CONTROLS)}")
         return name
@@ -142,7 +140,7 @@ def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
     """Read `experiment.controls`, which is a list of names, or a mapping from name to {rounds, per_ticket}.
 
     Returns:
-        The controls without a problem, and (path below `experiment.controls`, sentence) for each problem.
+        The controls without a problem (`dense` is left out), and (path below `experiment.controls`, sentence) for each problem.
     """
     if isinstance(given, list):
         written = [((str(index),), name, {}) for index, name in enumerate(given)]
@@ -153,6 +151,8 @@ def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
         return [], [((), f"experiment.controls is {shown(given)}; {sentence}")]
     controls, problems = [], []
     for path, name, options in written:
+        if name == "dense":
+            continue  # older recipes, output folders and tickets list it: it is round 0, and is always trained
         if name in [control.name for control in controls]:
             problems.append((path, f"experiment.controls has {name!r} twice; for more samples write per_ticket"))
             continue

@@ -29,14 +29,15 @@ class Metric:
 def metric_of(lines: Iterable[Mapping[str, Any]]) -> Metric:
     """The metric that the first line with `metric` and `greater_is_better` names.
 
-    Lines without these fields are from `find_ticket()`, which does not know them, or from an older version. Then the
+    Lines without these fields, or with null in them, are from `find_ticket()`, which does not know them, or from an older version. Then the
     first `early_stop_test_` value that is not a loss is used; smaller is better for a perplexity or loss, greater for
     all others.
     """
     guess = "loss"
     for line in lines:
-        if "metric" in line and "greater_is_better" in line:
-            return Metric(line["metric"], line["greater_is_better"])
+        name, greater_is_better = line.get("metric"), line.get("greater_is_better")
+        if isinstance(name, str) and isinstance(greater_is_better, bool):  # both may be null in a ticket
+            return Metric(name, greater_is_better)
         if guess == "loss":
             names = (key.removeprefix(_EARLY_STOP) for key in line if key.startswith(_EARLY_STOP))
             guess = next((name for name in names if name != "loss"), "loss")

@@ -220,7 +220,6 @@ def test_a_file_that_is_not_utf_8_is_said_to_be_so(tmp_path):
         ("experiment.controls.random_reinit.per_ticket=2", "has no keys to override"),
         ("model.architecture=null", "has neither"),
         ("experiment.controls=[one_shot,one_shot]", "'one_shot' twice"),
-        ("experiment.controls=[dense]", "has 'dense'; the dense network is round 0 of the ticket"),
         ("experiment.controls=[3]", "experiment.controls has 3; it must be text"),
         ("experiment.controls.one_shot.rounds=[0]", "1 or more"),
     ],
@@ -313,6 +312,9 @@ def test_without_peft_and_quantization_there_are_none(small):
         ("{random_mask: }", [("random_mask", None, 1)]),
         ("{random_mask: {}, one_shot: {rounds: [3, 1, 3]}}", [("random_mask", None, 1), ("one_shot", [1, 3], 1)]),
         ("{signed_reinit: {per_ticket: 3}}", [("signed_reinit", None, 3)]),
+        # as older versions wrote it: the dense network is round 0, no control
+        ("[dense, one_shot]", [("one_shot", None, 1)]),
+        ("{dense: , one_shot: {}}", [("one_shot", None, 1)]),
     ],
 )
 def test_controls_as_a_list_of_names_or_as_a_mapping(small, written, controls):

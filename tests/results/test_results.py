@@ -93,6 +93,12 @@ def test_the_metric_stands_in_the_lines():
     assert Results(found[:3] + named).metric == Metric("zero_one_loss", greater_is_better=False)
 
 
+@pytest.mark.parametrize("wrong", [{"metric": None}, {"metric": 7}, {"greater_is_better": None}, {"metric": ["a"]}])
+def test_a_line_that_does_not_name_its_metric_is_like_one_without(wrong):
+    found = [entry | {"metric": "loss", "greater_is_better": False} | wrong for entry in lines(1)]
+    assert Results(found).metric == Metric("accuracy")
+
+
 @pytest.mark.parametrize(
     ("keys", "metric"),
     [
