@@ -140,7 +140,8 @@ def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
     """Read `experiment.controls`, which is a list of names, or a mapping from name to {rounds, per_ticket}.
 
     Returns:
-        The controls without a problem (`dense` is left out), and (path below `experiment.controls`, sentence) for each problem.
+        The controls without a problem (`dense` is left out), and (path below `experiment.controls`, sentence) for each
+        problem.
     """
     if isinstance(given, list):
         written = [((str(index),), name, {}) for index, name in enumerate(given)]

@@ -29,9 +29,9 @@ class Metric:
 def metric_of(lines: Iterable[Mapping[str, Any]]) -> Metric:
     """The metric that the first line with `metric` and `greater_is_better` names.
 
-    Lines without these fields, or with null in them, are from `find_ticket()`, which does not know them, or from an older version. Then the
-    first `early_stop_test_` value that is not a loss is used; smaller is better for a perplexity or loss, greater for
-    all others.
+    Lines without these fields, or with null in them, are from `find_ticket()`, which does not know them, or from an
+    older version. Then the first `early_stop_test_` value that is not a loss is used; smaller is better for a
+    perplexity or loss, greater for all others.
     """
     guess = "loss"
     for line in lines:
