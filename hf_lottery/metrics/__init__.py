@@ -11,18 +11,11 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from hf_lottery.results.metric import LOWER_IS_BETTER
 from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TaskData
 
 BUNDLED = ("accuracy", "f1", "perplexity")
-# `evaluate` does not say whether a greater value of a metric is better. For these metrics a lower value is better, for
-# all others a greater one.
-LOWER_IS_BETTER = frozenset(
-    {
-        *("perplexity", "loss", "log_loss", "brier_score", "zero_one_loss", "hamming_loss", "error_rate"),
-        *("mae", "mse", "rmse", "mape", "smape", "mase", "wer", "cer", "ter", "character", "charcut_mt"),
-    }
-)
 AVERAGED = ("f1", "precision", "recall")  # metrics of one class; with more than two classes, the mean over classes
 
 

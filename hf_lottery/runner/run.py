@@ -72,7 +72,6 @@ def claim_output_folder(recipe: Recipe) -> Path:
                 f"{root} holds results of another recipe: {key} was {old!r} and is now {new!r}{more}. "
                 "Set training.output_dir to another folder, or go back to the recipe that it was made with."
             )
-    root.mkdir(parents=True, exist_ok=True)
     write_text(root / COMMAND_FILE, recipe.command() + "\n")
     write_text(written, recipe.to_yaml())
     return root

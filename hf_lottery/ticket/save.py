@@ -55,11 +55,13 @@ def write_folder(
     existing = decode_card(card.read_bytes()) if card.is_file() else None
     with tempfile.TemporaryDirectory(prefix=".ticket-", dir=folder) as temporary:
         scratch = Path(temporary)
-        files, encoding = _write_tensors(scratch, mask, rewind, info, compress)
+        tensors = tensor_table(mask, rewind, info)
+        files, encoding = _write_tensors(scratch, mask, rewind, tensors, compress)
         if model is not None:
             files += write_model(scratch, model, mask, info["pruned_becomes"])
         files += _copy_plots(scratch, plots)
-        _write_json(scratch, mask, rewind, info, encoding, files)
+        facts = {"mask_encoding": encoding, "rewind_step": rewind.step, "fingerprint": mask.fingerprint()}
+        _write_json(scratch, info, facts, tensors, files)
         (scratch / CARD_FILE).write_bytes(encode_card(mask, rewind.step, info, files, existing=existing))
         for name in _listed_files(folder) - set(files):
             (folder / name).unlink(missing_ok=True)
@@ -121,11 +123,11 @@ def tensor_table(mask: Mask, rewind: RewindPoint, info: Mapping[str, Any]) -> di
 
 
 def _write_tensors(
-    folder: Path, mask: Mask, rewind: RewindPoint, info: Mapping[str, Any], compress: bool
+    folder: Path, mask: Mask, rewind: RewindPoint, tensors: Mapping[str, Mapping[str, Any]], compress: bool
 ) -> tuple[list[str], str]:
     """Write the mask and what the base model does not have of θ_k; returns the files and the mask's encoding."""
-    tensors = tensor_table(mask, rewind, info)
-    values = {name: value for name, value in rewind.tensors.items() if name not in info.get("base_tensors", {})}
+    own = ("survivors", "dense")
+    values = {name: value for name, value in rewind.tensors.items() if tensors[name]["stored"] in own}
     encoding = write_mask(folder / MASK_FILE, mask, compress)
     if not values:
         return [MASK_FILE], encoding
@@ -145,17 +147,19 @@ def _copy_plots(folder: Path, plots: Iterable[Path]) -> list[str]:
 
 
 def _write_json(
-    folder: Path, mask: Mask, rewind: RewindPoint, info: Mapping[str, Any], encoding: str, files: Iterable[str]
+    folder: Path,
+    info: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    tensors: Mapping[str, Mapping[str, Any]],
+    files: Iterable[str],
 ) -> None:
     document = {
         **{key: value for key, value in info.items() if key != "base_tensors"},  # they are in `tensors`
         "format": "hf_lottery_ticket",
         "schema": SCHEMA,
         "mask_true_means": "kept",
-        "mask_encoding": encoding,
-        "rewind_step": rewind.step,
-        "fingerprint": mask.fingerprint(),
-        "tensors": tensor_table(mask, rewind, info),
+        **facts,
+        "tensors": tensors,
         "files": {name: file_record(folder / name) for name in files},
     }
     data = dump(document)

@@ -46,7 +46,6 @@ class NetworkFolder:
 
     def finish(self, mask: Mask, trained: RewindPoint, result: dict[str, Any]) -> None:
         """Write all three files; `result.json` last, so that after a crash the folder does not count as finished."""
-        self.path.mkdir(parents=True, exist_ok=True)
         mask.save(self.path / MASK_FILE)
         trained.save(self.path / TRAINED_FILE)
         write_text(self.path / RESULT_FILE, json.dumps(result, indent=1) + "\n")

@@ -169,7 +169,6 @@ class Search:
         del mine["num_rounds"]  # with more rounds it is the same search, longer
         path = Path(trainer.args.output_dir) / SEARCH_FILE
         if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(mine, indent=1) + "\n")
             return
         mine, found = json.loads(json.dumps(mine)), json.loads(path.read_text(encoding="utf-8"))

@@ -63,7 +63,7 @@ class LotteryMixin:
         self.rewinding: RewindCallback | None = None
         self._masking: Masking | None = None  # None: plain Trainer
         self._initial_state: InitialState | None = None
-        self._rates: dict[str, float] = {}
+        self._rates: dict[str, float] = {}  # parameter name -> its own rate, if that is not `pruning_rate`
         if lottery_config is not None:
             refuse_compiled_or_offloaded(args[0] if args else kwargs.get("model"))
         super().__init__(*args, **kwargs)
@@ -174,7 +174,7 @@ class LotteryMixin:
             config=self.lottery_config,
             mask=self.mask,
             weights=self.prunable_weights(),
-            rates=self.pruning_rates(),
+            rates=dict(self._rates),
             initial=lambda: self.rewind_point.tensors,
             batches=batches,
             loss=lambda batch: self.compute_loss(self.model, dict(batch)),
@@ -185,10 +185,6 @@ class LotteryMixin:
         """The live parameters that the mask is over, by name."""
         parameters = named_parameters(self.model)
         return {name: parameters[name] for name in self.mask}
-
-    def pruning_rates(self) -> dict[str, float]:
-        """Parameter name -> its own rate, if that is not `pruning_rate`."""
-        return dict(self._rates)
 
     def rewind(self, retraining: str | None = None) -> None:
         """Set the surviving weights back to θ_k (as `retraining` says), and start the next `train()` as at step k.

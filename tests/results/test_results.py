@@ -104,6 +104,7 @@ def test_a_line_that_does_not_name_its_metric_is_like_one_without(wrong):
     [
         (["early_stop_test_loss", "early_stop_test_perplexity"], Metric("perplexity", greater_is_better=False)),
         (["early_stop_test_loss", "early_stop_test_f1", "early_stop_test_accuracy"], Metric("f1")),
+        (["early_stop_test_loss", "early_stop_test_zero_one_loss"], Metric("zero_one_loss", greater_is_better=False)),
         (["early_stop_test_loss"], Metric("loss", greater_is_better=False)),
         (["eval_loss"], Metric("loss", greater_is_better=False)),
     ],
