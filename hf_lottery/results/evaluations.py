@@ -8,11 +8,6 @@ from typing import Any
 
 # ends of other keys that the Trainer logs
 _NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time", "_model_preparation_time")
-    "_runtime",
-    "_per_second",
-    "_jit_compilation_time",
-    "_model_preparation_time",
-)  # ends of other keys that the Trainer logs
 
 
 def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None) -> list[dict[str, float]]:
