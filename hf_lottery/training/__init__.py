@@ -8,5 +8,6 @@
 * rewinding.py: the callback captures θ_k, with optimizer and random numbers, when training reaches step k.
 * replay.py: rewind() requests that the next training starts as at step k; it holds the random-number states and the
   last learning rate for that.
+* watch.py: looks in each training whether pruned weights are what they must be, and weights and loss finite.
 * network_folder.py: mask, trained weights and line of results of each finished round, in a folder of its own.
 """

@@ -26,6 +26,7 @@ class Masking(TrainerCallback):
 
     Attributes:
         mask: name -> bool tensor, True = kept.
+        counts: name -> (kept, all), counted when the mask was set.
         density: of the mask.
         moments_are_masked: whether the training starts with an optimizer state of this very mask, which stays.
     """
@@ -39,7 +40,7 @@ class Masking(TrainerCallback):
         deepspeed: DeepSpeedTraining | None,
     ):
         self.trainer, self.rewinding, self.pruned_value = trainer, rewinding, pruned_value
-        self.mask, self.density = mask, mask.density()
+        self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
         self.moments_are_masked = False
         self._deepspeed = deepspeed
         self._step: MaskedStep | DeepSpeedMaskedStep | None = None  # of the training that runs
@@ -59,7 +60,7 @@ class Masking(TrainerCallback):
         if any(isinstance(parameter, DTensor) for parameter in named_parameters(self.trainer.model).values()):
             mask = Mask.packing(mask.items())  # each process's step holds its own part
         self._make_step(mask).mask_weights()
-        self.mask, self.density = mask, mask.density()
+        self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
         self.moments_are_masked = False
         if self.trainer.optimizer is not None:
             forget_moments(inner_optimizer(self.trainer.optimizer))
@@ -95,10 +96,6 @@ class Masking(TrainerCallback):
         saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
         if args.should_save and saved.parent.is_dir() and not saved.is_file():
             self.mask.save(saved)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if isinstance(self._step, DeepSpeedMaskedStep):
-            self._step.require_zero()
 
     def _make_step(self, mask: Mask) -> MaskedStep | DeepSpeedMaskedStep:
         parameters = named_parameters(self.trainer.model)

@@ -31,6 +31,7 @@ from hf_lottery.training.unsupported import (
     refuse_unsupported_arguments,
     refuse_unsupported_launcher,
 )
+from hf_lottery.training.watch import Watch
 
 
 class LotteryMixin:
@@ -48,6 +49,7 @@ class LotteryMixin:
         current_round: the number of prunings; `log` adds it to every record.
         replay: how the next `train()` starts.
         rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
+        watch: the callback that checks pruned weights, and says if a training has diverged; None as above.
 
     Raises:
         ValueError: a setting under which pruned weights could change, or nothing to prune.
@@ -62,6 +64,7 @@ class LotteryMixin:
         self.replay = Replay()
         self.rewinding: RewindCallback | None = None
         self._masking: Masking | None = None  # None: plain Trainer
+        self.watch: Watch | None = None
         self._initial_state: InitialState | None = None
         self._rates: dict[str, float] = {}  # parameter name -> its own rate, if that is not `pruning_rate`
         if lottery_config is not None:
@@ -89,8 +92,10 @@ class LotteryMixin:
         mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
         self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
         # Callback order: Trainer's own and the caller's, then ours as they are added here. DeepSpeed's writes the
-        # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k.
-        for callback in filter(None, (deepspeed, self.rewinding, self._masking)):
+        # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k; then the
+        # watch looks at what all of them have done.
+        self.watch = Watch(self, self._masking)
+        for callback in filter(None, (deepspeed, self.rewinding, self._masking, self.watch)):
             self.add_callback(callback)
 
     # --- the steps: train, prune, rewind
@@ -259,6 +264,12 @@ class LotteryMixin:
         if self._masking is not None:
             logs = {**logs, "round": self.current_round, "density": self._masking.density}
         super().log(logs, *args, **kwargs)
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.watch is not None:
+            self.watch.losses.append(loss)
+        return loss
 
     def create_scheduler(self, *args, **kwargs):
         scheduler = super().create_scheduler(*args, **kwargs)
