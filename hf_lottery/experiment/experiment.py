@@ -23,6 +23,7 @@ from hf_lottery.layout import (
     planned_networks,
     replicate_folder,
 )
+from hf_lottery.results.diverged import Diverged, left_out, named, sentence
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
@@ -58,6 +59,7 @@ class Experiment:
         self.root, self.num_rounds, self.replicates = Path(root), num_rounds, replicates
         self.seed, self.make_trainer, self.labels = seed, make_trainer, labels
         self._networks = planned_networks(num_rounds, replicates, controls)
+        self._settled: dict[Network, bool] = {}  # finished network -> whether it diverged
         self._lock: FileLock | None = None  # of the network that rank 0 has claimed
 
     def networks(self) -> list[Network]:
@@ -69,11 +71,27 @@ class Experiment:
         return NetworkFolder(network.folder(self.root))
 
     def pending(self) -> list[Network]:
-        """The networks that are not finished."""
-        return [network for network in self._networks if not self.folder(network).finished]
+        """The networks that are not finished and can be: none of them stands on one that diverged."""
+        left = [network for network in self._networks if not self.folder(network).finished]
+        gone = self.left_out()
+        return [network for network in left if network not in gone]
 
-    def run(self, on_start: Callable[[Network], None] = lambda network: None, poll_seconds: float = 0.5) -> None:
+    def left_out(self) -> dict[Network, Network]:
+        """A network that is never trained -> the diverged network that it stands on."""
+        for network in self._networks:
+            if network.control == TICKET and network not in self._settled and self.folder(network).finished:
+                self._settled[network] = Diverged.of_line(self.folder(network).result()) is not None
+        return left_out(self._networks, [network for network, diverged in self._settled.items() if diverged])
+
+    def run(
+        self,
+        on_start: Callable[[Network], None] = lambda network: None,
+        poll_seconds: float = 0.5,
+        on_diverged: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
         """Train until all networks are finished; other workers may train in the same folder.
+
+        A network that diverges is finished; those that stand on it are never trained, and all others are.
 
         A network is claimed by a file lock, which the operating system releases if its worker dies; what a dead
         worker left unfinished is then continued. A worker may be several processes: rank 0 claims for all of them.
@@ -81,6 +99,7 @@ class Experiment:
         Args:
             on_start: called with each network that this worker trains.
             poll_seconds: how long to wait while other workers train all networks that can be trained now.
+            on_diverged: called with a sentence about each network of this worker that diverged.
         """
         while from_main(self.pending):  # asked again each time: no rank waits for longer than poll_seconds
             network = from_main(self._claim)
@@ -94,10 +113,18 @@ class Experiment:
                 folder = self.folder(network)
                 if from_main(lambda folder=folder: not folder.finished):
                     raise FileNotFoundError(f"{network} was trained, but its files are not in {folder.path}")
+                if is_main():
+                    self._say_if_diverged(network, on_diverged)
             finally:
                 self._release()
             self.write_results()
         self.write_results()
+
+    def _say_if_diverged(self, network: Network, say: Callable[[str], None]) -> None:
+        line = self.folder(network).result()
+        if Diverged.of_line(line) is not None:
+            gone = [other for other, cause in self.left_out().items() if cause == network]
+            say(sentence(line) + (f"; left out: {named(gone)}" if gone else ""))
 
     def write_results(self) -> Path:
         """Gather the lines of the finished networks into results.jsonl; returns its path."""

@@ -32,7 +32,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
     progress = NetworkProgress(console)
     recipe, experiment = open_run(recipe, progress)
     with progress.over(experiment):
-        experiment.run(on_start=progress.start)
+        experiment.run(on_start=progress.start, on_diverged=progress.diverged)
     conclude(recipe, experiment, console)
     return experiment.root
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hf_lottery.distributed.processes import barrier, from_main, is_main, named_
 from hf_lottery.files import write_text
 from hf_lottery.layout import round_folder
 from hf_lottery.pruning.lora import delta_density
+from hf_lottery.results.diverged import Diverged, DivergedError
 from hf_lottery.results.evaluations import evaluations, summarise
 from hf_lottery.ticket.info import ticket_info
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -41,6 +44,7 @@ class Search:
         The model then has the trained weights of the last round, under its mask.
 
         Raises:
+            DivergedError: a round diverged; it is recorded, and what was finished before it stays.
             ValueError: `output_dir` holds the rounds of another search.
         """
         from_main(self._claim_output_dir)
@@ -58,6 +62,7 @@ class Search:
             labels: as in `train_network`.
 
         Raises:
+            DivergedError: the round before diverged.
             FileNotFoundError: the round before is not finished.
         """
         folder = self.round_folder(number)
@@ -88,6 +93,8 @@ class Search:
     def train_network(self, folder: NetworkFolder, **labels: Any) -> dict[str, Any]:
         """Train one network under the trainer's current mask and return its line of results.
 
+        A network whose weights or loss become nan or infinite stops there, and is finished: its line says `diverged`.
+
         Args:
             folder: of this network. If an earlier process left a checkpoint there, training continues from it.
             labels: what the line says about it (round, control, replicate, sample). The defaults are the ticket's.
@@ -100,12 +107,9 @@ class Search:
         root, trainer.args.output_dir = trainer.args.output_dir, str(folder.path)
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
-            seconds = self._train(folder)
-            evaluated = evaluations(trainer.state.log_history)
-            if trainer.eval_dataset is not None and (
-                not evaluated or evaluated[-1]["step"] != trainer.state.global_step
-            ):
-                trainer.evaluate()
+            with trainer.watch.stopping():
+                seconds = self._train(folder)
+                self._evaluate_at_the_end()
             trainer.save_state()
             line = self._line(seconds, labels)
             trained = RewindPoint.capture(trainer.model, trainer.state.global_step, keep=trainer.args.should_save)
@@ -114,14 +118,23 @@ class Search:
             barrier()
         finally:
             trainer.args.output_dir = root
-        if line["control"] == "ticket":
+        if line["control"] == "ticket" and trainer.watch.diverged is None:
             self._loaded = line.get("round")
         return line
+
+    def _evaluate_at_the_end(self) -> None:
+        trainer = self.trainer
+        evaluated = evaluations(trainer.state.log_history)
+        if trainer.eval_dataset is None or trainer.watch.diverged is not None:
+            return
+        if not evaluated or evaluated[-1]["step"] != trainer.state.global_step:
+            trainer.evaluate()
 
     def load_trained(self, number: int) -> None:
         """Give the model mask and trained weights of a finished round, if it does not have them.
 
         Raises:
+            DivergedError: the round diverged.
             FileNotFoundError: the round is not finished.
         """
         if self._loaded == number:
@@ -129,11 +142,21 @@ class Search:
         folder, trainer = self.round_folder(number), self.trainer
         if not folder.finished:
             raise FileNotFoundError(f"round {number} is not finished in {folder.path}: run it first")
+        self._require_whole(number)
         trainer.load_rewind_point()
         folder.trained().restore(trainer.model)
         trainer.mask = folder.mask()
         trainer.replay.last_lr_factor = folder.result().get("last_lr_factor")
         trainer.current_round = self._loaded = number
+
+    def _require_whole(self, number: int) -> None:
+        found = Diverged.of_line(self.round_folder(number).result())
+        if found is not None:
+            raise DivergedError(
+                f"round {number} diverged at {found.where}, so no ticket stands on it; it is recorded in "
+                f"{self.round_folder(number).path}. Set another output_dir, with a lower learning_rate, a "
+                "max_grad_norm above 0, or data without nan"
+            )
 
     def enter_round(self, number: int) -> None:
         """Prepare the trainer for a control of round `number`: rewind point, round, last learning rate of round 0."""
@@ -151,6 +174,7 @@ class Search:
         """
         trainer = self.trainer
         number = trainer.lottery_config.num_rounds if number is None else number
+        self._require_whole(number)
         trainer.load_rewind_point()
         mask, rewind = self.round_folder(number).mask(), trainer.rewind_point
         about.setdefault("results", [self.round_folder(r).result() for r in range(number + 1)])
@@ -189,7 +213,7 @@ class Search:
             output = trainer.train(resume_from_checkpoint=checkpoint)
         finally:
             trainer.remove_callback(clock)
-        if trainer.rewinding.point is None:
+        if trainer.rewinding.point is None and trainer.watch.diverged is None:
             raise ValueError(
                 f"training ended at step {trainer.state.global_step}, before rewind_step "
                 f"{trainer.lottery_config.rewind_step} was reached: choose an earlier one"
@@ -211,13 +235,22 @@ class Search:
             "kept": sum(kept for kept, _ in counts.values()),
             "prunable": sum(total for _, total in counts.values()),
             "steps": state.global_step,
-            **summarise(state.log_history, labels.get("round", 0), best_step),
+            **self._metrics(summarise(state.log_history, labels.get("round", 0), best_step), labels.get("metric")),
             "train_seconds": seconds,
             "last_lr_factor": trainer.replay.last_lr_factor,
             "fingerprint": mask.fingerprint(),
             "densities": counts,
             **delta_density(mask, named_parameters(trainer.model)),
         }
+
+    def _metrics(self, found: dict[str, Any], metric: str | None) -> dict[str, Any]:
+        """What a line says of the evaluations; null stands for all that a network which diverged does not have."""
+        diverged = self.trainer.watch.diverged
+        if diverged is None:  # nan and infinity are no JSON
+            return {key: value if math.isfinite(value) else None for key, value in found.items()}
+        names = [*found, "eval_loss", "early_stop_step", f"test_{metric or 'loss'}"]
+        names += [f"early_stop_{name}" for name in names if name.startswith("test_")]
+        return {**dict.fromkeys(names), "diverged": asdict(diverged)}
 
 
 class _Clock(TrainerCallback):

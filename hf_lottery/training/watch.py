@@ -1,9 +1,9 @@
-"""Watch: looks in every training whether pruned weights are what they must be, and whether weights and loss are finite.
+"""Watch: looks in every training whether pruned weights are what they must be, and weights and loss are finite.
 
-It only reads: a watched training has the same bits as one that is not watched. The mask is checked at a process's first
-and last step of a training, and where Trainer logs, evaluates or saves; that all is finite, at the first and last step
-of the whole training and where Trainer logs or evaluates. These are the same steps when a training that was stopped
-goes on, so that a network that diverges is recorded alike.
+It only reads: a watched training has the same bits as one that is not watched. The mask is checked at a process's
+first and last step of a training, and where Trainer logs, evaluates or saves; that all is finite, at the first and
+last step of the whole training and where Trainer logs or evaluates. These are the same steps when a training that was
+stopped goes on, so that a network that diverges is recorded alike.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Watch(TrainerCallback):
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
-        """In the block, a training that diverges stops there. (Elsewhere it goes on, as Trainer's does, and says so.)"""
+        """In the block, a training that diverges stops there. Elsewhere it goes on, as Trainer's does, and says so."""
         self._stops, self.diverged = True, None
         try:
             yield
@@ -93,9 +93,11 @@ class Watch(TrainerCallback):
         self._stop(control)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        data = self.trainer.eval_dataset
-        names = ["eval_loss", *(f"eval_{name}_loss" for name in (data if isinstance(data, dict) else ()))]
-        if any(not math.isfinite((metrics or {}).get(name, 0.0)) for name in names):
+        data, metrics = self.trainer.eval_dataset, metrics or {}
+        prefixes = ["eval", *(f"eval_{name}" for name in (data if isinstance(data, dict) else ()))]
+        # a perplexity is e to the power of the loss
+        names = [f"{prefix}_{name}" for prefix in prefixes for name in ("loss", "perplexity")]
+        if any(not math.isfinite(metrics.get(name, 0.0)) for name in names):
             self._note(Diverged(state.global_step, None))
             self._stop(control)
 
