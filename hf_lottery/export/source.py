@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_lottery.layout import RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe
+from hf_lottery.results.diverged import Diverged
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
@@ -53,7 +54,7 @@ def open_source(path: str | os.PathLike) -> Source:
 
     Raises:
         FileNotFoundError: there is neither a trained network nor a ticket.
-        ValueError: the recipe or the rewind point is missing.
+        ValueError: the recipe or the rewind point is missing, or the network diverged.
     """
     path = Path(path)
     network = NetworkFolder(path)
@@ -69,6 +70,9 @@ def open_source(path: str | os.PathLike) -> Source:
 
 
 def _network(network: NetworkFolder) -> Source:
+    found = Diverged.of_line(network.result())
+    if found is not None:
+        raise ValueError(f"the network in {network.path} diverged at {found.where}: export one that did not")
     root = _folder_above(network.path, RECIPE_FILE)
     replicate = _folder_above(network.path, _REWIND)
     return Source(

@@ -11,12 +11,11 @@ from hf_lottery.layout import MARKDOWN_FILE, PAGE_FILE, PLOTS_FOLDER, RECIPE_FIL
 from hf_lottery.report import page, style
 from hf_lottery.report.section import Section
 from hf_lottery.report.sections import make_sections
+from hf_lottery.results.diverged import named, sentence
 from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.verdict import TOLERANCE, Verdict, verdict
 from hf_lottery.results.written_recipe import WrittenRecipe, read_recipe
-
-_NAMED = 8  # networks that are missing are listed by name up to this number, the rest is a count
 
 
 def write_report(output_dir: str | os.PathLike, tolerance: float = TOLERANCE, bars: str = "min-max") -> Path:
@@ -45,7 +44,10 @@ def report_of(
     """`write_report` for results that were read before, with their verdicts at the end and at the early-stop step."""
     recipe, notes = _recipe(output_dir)
     sections = make_sections(output_dir, results, at_end, at_early_stop, bars)
-    if notes := [*results.notes, *notes, *_unfinished(results.missing(recipe.planned() if recipe else ()))]:
+    planned = recipe.planned() if recipe else []
+    if diverged := _diverged(results, planned):
+        sections.insert(0, Section("What diverged", diverged, warning=True))
+    if notes := [*results.notes, *notes, *_unfinished(results.missing(planned))]:
         sections.insert(0, Section("What is missing", notes, warning=True))
     folder = output_dir / REPORT_FOLDER
     for section in sections:
@@ -69,13 +71,23 @@ def _recipe(output_dir: Path) -> tuple[WrittenRecipe | None, list[str]]:
         return None, [f"{RECIPE_FILE} cannot be read, {unknown}"]
 
 
+def _diverged(results: Results, planned: list[Network]) -> list[str]:
+    """A sentence for each network that diverged, with what is left out for it; empty if none did."""
+    sentences, gone = [], results.left_out(planned)
+    for line in results.diverged():
+        above = sorted(other for other, cause in gone.items() if cause == Network.of_line(line))
+        text = sentence(line) + (f"; left out, because they stand on it: {named(above)}." if above else ".")
+        sentences.append(text[0].upper() + text[1:])
+    if sentences:
+        sentences.append("A network that diverged has no value in any table, plot or comparison: see n there.")
+    return sentences
+
+
 def _unfinished(missing: list[Network]) -> list[str]:
     if not missing:
         return []
-    named = "; ".join(str(network) for network in missing[:_NAMED])
-    more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     count = "1 network has" if len(missing) == 1 else f"{len(missing)} networks have"
-    return [f"{count} not finished: {named}{more}. Run the recipe again: finished networks are not trained twice."]
+    return [f"{count} not finished: {named(missing)}. Run the recipe again: finished networks are not trained twice."]
 
 
 def _subject(recipe: WrittenRecipe | None, output_dir: Path) -> str:

@@ -63,6 +63,35 @@ def left_out(networks: Iterable[Network], diverged: Iterable[Network]) -> dict[N
     return found
 
 
+def summary(lines: Iterable[Mapping[str, Any]]) -> str:
+    """1 of 3 replicates diverged: replicate 1 diverged at round 0, step 40 (weights of 'fc1.weight').
+
+    Empty if no network diverged.
+
+    Args:
+        lines: of all finished networks.
+    """
+    lines = list(lines)
+    diverged = [line for line in lines if Diverged.of_line(line) is not None]
+    tickets = [line for line in diverged if line["control"] == TICKET]
+    controls = [line for line in diverged if line["control"] != TICKET]
+    parts = []
+    if tickets:
+        count, of = len({line["replicate"] for line in tickets}), len({line["replicate"] for line in lines})
+        parts.append(f"{count} of {of} replicate{'s' if of > 1 else ''} diverged: {_listed(tickets)}.")
+    if controls:
+        one = len(controls) == 1
+        parts.append(
+            f"{'1 control network' if one else f'{len(controls)} control networks'} diverged: {_listed(controls)}."
+        )
+    return " ".join(parts)
+
+
+def _listed(lines: list[Mapping[str, Any]], most: int = 3) -> str:
+    more = f"; and {len(lines) - most} more" if len(lines) > most else ""
+    return "; ".join(map(sentence, lines[:most])) + more
+
+
 def named(networks: Iterable[Network]) -> str:
     """Networks by name, at most eight: "replicate 1 · round 1 · ticket; …; and 12 more"."""
     networks = list(networks)
