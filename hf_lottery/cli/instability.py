@@ -21,6 +21,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import load_written
 from hf_lottery.report import plots, style
 from hf_lottery.results import formatting
+from hf_lottery.results.diverged import DivergedError
 from hf_lottery.results.linear_path import POINTS, STABLE_BELOW, Instability
 from hf_lottery.runner.build import build_trainer, load_data
 from hf_lottery.training.network_folder import NetworkFolder
@@ -50,7 +51,7 @@ def instability_of_run(
 
     Raises:
         FileNotFoundError: the folder has no recipe.yaml.
-        ValueError: no replicate has finished the round, or k is not before the end of training.
+        ValueError: no replicate has finished the round, all copies diverged, or k is not before the end of training.
     """
     root, console = Path(output_dir), console or Console()
     if not (root / RECIPE_FILE).is_file():
@@ -61,20 +62,30 @@ def instability_of_run(
     masks = _masks(root, number, recipe.experiment.replicates, recipe.lottery_config().num_rounds)
     data = load_data(recipe)
     name = f"round-{number:02d}-step-{rewind_step}"
-    found = []
+    found, failed = [], []
     for replicate, mask in masks.items():
         console.print(f"replicate {replicate}: {len(seeds)} copies from step {rewind_step}", highlight=False)
         folder = replicate_folder(root / INSTABILITY_FOLDER / name, replicate)
         trainer = build_trainer(recipe, data, recipe.training_arguments().seed + replicate, folder)
-        found.append(measure_instability(trainer, folder, mask, seeds, points, data.metric, data.greater_is_better))
+        try:
+            found.append(
+                measure_instability(trainer, folder, mask, seeds, points, data.metric, data.greater_is_better)
+            )
+        except DivergedError as error:
+            failed.append(f"replicate {replicate}: {error}")
+            console.print(failed[-1], highlight=False, markup=False)
+    if not found:
+        raise ValueError("; ".join(failed))
     paths = [path for each in found for path in each.paths]
     figure = plots.error_along_paths(paths)
     plot = style.save(figure, root / REPORT_FOLDER / PLOTS_FOLDER, f"instability-{name}")[0]
+    left = f" ({len(failed)} of {len(masks)} replicates diverged and are left out)" if failed else ""
     mean = sum(path.instability for path in paths) / len(paths)
+    stable = mean < STABLE_BELOW and not failed
     console.print(
         f"instability of round {number} ({formatting.percent(found[0].density)} density) at step {rewind_step}: "
-        f"{mean:.2%}, mean of {len(paths)} pairs: {'stable' if mean < STABLE_BELOW else 'not stable'} "
-        f"(stable is below {STABLE_BELOW:.0%})\nplot     {plot}",
+        f"{mean:.2%}, mean of {len(paths)} pairs: {'stable' if stable else 'not stable'} "
+        f"(stable is below {STABLE_BELOW:.0%}){left}\nplot     {plot}",
         highlight=False,
     )
     return found

@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_lottery.layout import MANIFEST_FILE, RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe, load_written
+from hf_lottery.results.diverged import Diverged
 from hf_lottery.sealed import require_whole_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
@@ -54,7 +55,7 @@ def open_source(path: str | os.PathLike) -> Source:
 
     Raises:
         FileNotFoundError: there is neither a trained network nor a ticket.
-        ValueError: the recipe or the rewind point is missing.
+        ValueError: the recipe or the rewind point is missing, or the network diverged.
     """
     path = Path(path)
     network = NetworkFolder(path)
@@ -72,6 +73,9 @@ def open_source(path: str | os.PathLike) -> Source:
 
 
 def _network(network: NetworkFolder) -> Source:
+    found = Diverged.of_line(network.result())
+    if found is not None:
+        raise ValueError(f"the network in {network.path} diverged at {found.where}: export one that did not")
     root = _folder_above(network.path, RECIPE_FILE)
     rewind = _folder_above(network.path, _REWIND) / REWIND_FOLDER
     if (rewind / MANIFEST_FILE).exists():  # an earlier version wrote none

@@ -40,7 +40,9 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
         recipe, experiment = open_run(recipe, progress, stopping)
         while True:
             with progress.over(experiment):
-                experiment.run(on_start=progress.start, on_wait=progress.wait, stopping=stopping)
+                experiment.run(
+                    on_start=progress.start, on_wait=progress.wait, on_diverged=progress.diverged, stopping=stopping
+                )
             try:
                 conclude(recipe, experiment, console)
                 return experiment.root

@@ -151,6 +151,7 @@ RESULT_VALUES: dict[str, v.Check] = {
     "densities": v.optional(_DENSITIES),
     "metric": v.optional(_METRIC),
     "greater_is_better": v.optional(v.boolean),
+    "diverged": v.optional(v.record({"step": _SIZE, "tensor": v.optional(_NAME)}, required=("step",))),
 }
 _TENSOR = v.record(
     {
