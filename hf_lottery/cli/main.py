@@ -40,13 +40,14 @@ def main() -> None:
 
 
 def _message(error: ValueError | OSError) -> str:
+    from hf_lottery.printable import one_line, some_lines
     from hf_lottery.recipe.errors import RecipeError
 
     if isinstance(error, RecipeError):
         return str(error)  # a line for each problem, with file and line number
     if isinstance(error, OSError) and error.strerror:
-        return f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else "")
-    return f"hf-lottery: {error}"
+        return one_line(f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else ""))
+    return some_lines(f"hf-lottery: {error}")
 
 
 def _version(wanted: bool) -> None:
