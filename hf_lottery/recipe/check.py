@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hf_lottery.config import AUTO, LotteryConfig
-from hf_lottery.models.architecture import architecture_problems
+from hf_lottery.models.architecture import architecture_problems, too_large
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
 from hf_lottery.recipe.ranges import LARGEST_SEED, impossible, leaves, out_of_range
 from hf_lottery.recipe.sections import (
@@ -31,14 +31,19 @@ SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "exp
 METRICS = "metrics"  # a list, unlike the sections
 
 
-def check_sections(source: Source) -> dict[str, Any]:
-    """Section -> its checked form, for Recipe. It is complete only if `source.problems` stays empty."""
+def check_sections(source: Source, trust_metric_code: bool = False) -> dict[str, Any]:
+    """Section -> its checked form, for Recipe. It is complete only if `source.problems` stays empty.
+
+    Args:
+        source: the values as given.
+        trust_metric_code: whether `metrics` may have others than the bundled ones.
+    """
     _drop_impossible(source)
     given = _given(source)
     sections = {
         "model": _model(source, given["model"]),
         "data": _data(source, given["data"]),
-        "metrics": _metrics(source),
+        "metrics": _metrics(source, trust_metric_code),
         "training": _settings(source, "training", given["training"]),
         "lottery": _lottery(source, given["lottery"]),
         "peft": _optional(source, "peft", given["peft"]),
@@ -58,7 +63,9 @@ def typed(section: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def refusal(section: str, values: dict[str, Any], error: Exception) -> tuple[Keys, str]:
     """(path, sentence) of an error that a class raised: the path of the first given setting that the error names."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or "it is not possible"
+    if not isinstance(error, (ValueError, TypeError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
     key = next((key for key in values if re.search(rf"\b{re.escape(key)}\b", text)), None)
     path = (section,) if key is None else (section, key)
     return path, f"{'.'.join(path)}: {OWNERS[section]} says: {text}"
@@ -134,9 +141,14 @@ def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, An
 
 def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
     model = _own(source, "model", ModelSection, given)
-    if model is not None and model.architecture is not None:
-        for below, sentence in architecture_problems(model.architecture, model.config):
-            source.add(("model", *below), sentence)
+    if model is None:
+        return None
+    if model.architecture is not None:
+        problems = architecture_problems(model.architecture, model.config)
+    else:
+        problems = too_large(model.config, ("config",))
+    for below, sentence in problems:
+        source.add(("model", *below), sentence)
     return model
 
 
@@ -153,14 +165,21 @@ def _data(source: Source, given: dict[str, Any] | None) -> Any:
     return _own(source, "data", task_module(task).Data, given)
 
 
-def _metrics(source: Source) -> list[str] | None:
+def _metrics(source: Source, trust_code: bool) -> list[str] | None:
     names = source.values.get(METRICS)
     right = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     if names is not None and not right:
         source.add(
             (METRICS,), f"metrics is {shown(names)}; it must be a list of metrics' names, such as [accuracy, f1]"
         )
-    return names if right else None
+    if names is None or not right:
+        return None
+    from hf_lottery.metrics import untrusted  # imports evaluate
+
+    for index, name in enumerate(names):
+        if problem := untrusted(name, trust_code):
+            source.add((METRICS, str(index)), problem)
+    return names
 
 
 def _settings(source: Source, section: str, given: dict[str, Any] | None) -> dict[str, Any]:
