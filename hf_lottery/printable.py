@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 LONGEST_LINE = 1000  # characters; the middle of a longer line is left out: a message names its subject first,
 _TAIL = 200  # and says what to do last
 MOST_LINES = 100
-# control characters, invisible ones that reorder text (bidi), halves of surrogate pairs, private ones, line separators
-_ESCAPED = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def one_line(text: str) -> str:
     r"""`text` as one line: unprintable characters as `\n`, `\x1b`, `\u202e`, and at most LONGEST_LINE characters."""
     if len(text) > 2 * LONGEST_LINE:  # cut before escaping, which is slow for megabytes
         text = _without_middle(text, LONGEST_LINE)
-    escaped = text
-    if not text.isascii() or not text.isprintable():
-        escaped = "".join(_escape(c) if unicodedata.category(c) in _ESCAPED else c for c in text)
+    # not printable are control characters, invisible ones that reorder text (bidi), unknown ones, line separators
+    escaped = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return escaped if len(escaped) <= LONGEST_LINE else _without_middle(escaped, LONGEST_LINE)
 
 
@@ -26,10 +21,6 @@ def some_lines(text: str) -> str:
     lines = text.split("\n")
     left_out = [f"… and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
     return "\n".join([one_line(line) for line in lines[:MOST_LINES]] + left_out)
-
-
-def _escape(character: str) -> str:
-    return ascii(character)[1:-1]
 
 
 def _without_middle(text: str, length: int) -> str:

@@ -116,10 +116,9 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, trust_metric_code
     from hf_lottery.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [], trust_metric_code)
-    from hf_lottery.printable import some_lines
     from hf_lottery.runner.check import check as check_recipe
 
-    print(some_lines(check_recipe(loaded)))
+    print(check_recipe(loaded))
 
 
 @app.command()

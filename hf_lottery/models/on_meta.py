@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import PreTrainedModel
 
+Built = TypeVar("Built", bound=nn.Module)
 MOST_BYTES = 1 << 46  # 64 TiB
 MOST_TENSORS = 20_000  # each takes time and memory for its name and module, also without its values
 
@@ -18,7 +19,7 @@ class TooLarge(ValueError):
     """A model has more parameters than any machine takes."""
 
 
-def build_on_meta(make: Callable[[], PreTrainedModel], what: str) -> PreTrainedModel:
+def build_on_meta(make: Callable[[], Built], what: str) -> Built:
     """What `make` builds, with parameters that have names, shapes and dtypes, but no values.
 
     Args:
@@ -31,11 +32,11 @@ def build_on_meta(make: Callable[[], PreTrainedModel], what: str) -> PreTrainedM
     try:
         with torch.device("meta"), _counted(what):
             return make()
-    except ValueError:
+    except TooLarge:
         raise
     except Exception as error:  # of hundreds of model classes, each refuses a wrong shape in its own way
-        said = " ".join(str(error).split()).split(". ")[0][:200]
-        raise ValueError(f"{what} cannot be built with this model.config ({type(error).__name__}: {said})") from error
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{what} cannot be built from this recipe ({type(error).__name__}: {said})") from error
 
 
 @contextmanager

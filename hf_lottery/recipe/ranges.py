@@ -69,7 +69,15 @@ RANGES = {
         "lora_dropout": _BELOW_ONE,
         "qalora_group_size": _COUNT,
     },
-    "data": {"std": _POSITIVE, "split_seed": _SEED, "image_size": Range(1, 4096), "crop_padding": Range(0, 4096)},
+    "data": {
+        "std": _POSITIVE,
+        "split_seed": _SEED,
+        "image_size": Range(1, 4096),
+        "crop_padding": Range(0, 4096),
+        "max_length": Range(1, 1 << 20),
+        "max_new_tokens": Range(1, 1 << 20),
+        "tokenizer": Range(0, 1 << 20),  # its vocab_size and min_frequency
+    },
 }
 
 

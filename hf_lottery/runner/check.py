@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_lottery.printable import some_lines
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.recipe.summary import summary
 from hf_lottery.runner.memory import require_memory
@@ -14,7 +15,7 @@ def check(recipe: Recipe) -> str:
         ValueError: TrainingArguments refuses its section, or a model with random weights does not fit into memory.
         FileNotFoundError: `data.path` is not there.
     """
-    said = summary(recipe)
+    said = some_lines(summary(recipe))
     if recipe.model.architecture is not None:
         require_memory(recipe)
     return said

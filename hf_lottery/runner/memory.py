@@ -172,8 +172,7 @@ def _dtype(recipe: Recipe, config: PretrainedConfig) -> torch.dtype:
 def _with_adapter(base: PreTrainedModel, config: LoraConfig) -> PeftModel:
     refuse_unsupported_adapter(config)
     require_modules(base, config)
-    with torch.device("meta"):
-        return get_peft_model(base, config)
+    return build_on_meta(lambda: get_peft_model(base, config), "the adapter of section peft")
 
 
 def _weight_bytes(model: PreTrainedModel, quantization: BitsAndBytesConfig | None) -> int:
