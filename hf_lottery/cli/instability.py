@@ -34,6 +34,7 @@ def instability_of_run(
     seeds: Sequence[int] = (1, 2, 3),
     points: int = POINTS,
     console: Console | None = None,
+    trust_metric_code: bool = False,
 ) -> list[Instability]:
     """Measure the instability of a round's ticket, once for each replicate that has finished the round.
 
@@ -48,6 +49,7 @@ def instability_of_run(
         seeds: of the data orders, one for each copy.
         points: how many values of α on a line.
         console: where the result is printed.
+        trust_metric_code: whether metrics that are not in this package may be run.
 
     Raises:
         FileNotFoundError: the folder has no recipe.yaml.
@@ -58,7 +60,7 @@ def instability_of_run(
         raise FileNotFoundError(f"'{root}' has no {RECIPE_FILE}: give the output folder of a run")
     if rewind_step < 0:
         raise ValueError(f"rewind step is {rewind_step}; it must be a number of steps, 0 or more")
-    recipe = load_written(root, [f"lottery.rewind_step={rewind_step}"])
+    recipe = load_written(root, [f"lottery.rewind_step={rewind_step}"], trust_metric_code)
     masks = _masks(root, number, recipe.experiment.replicates, recipe.lottery_config().num_rounds)
     data = load_data(recipe)
     name = f"round-{number:02d}-step-{rewind_step}"

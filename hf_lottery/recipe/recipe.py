@@ -64,6 +64,12 @@ class Recipe(BaseModel):
     hub: Hub | None
     _source: Source = PrivateAttr()
     _words: list[str] = PrivateAttr()
+    _trusts_metric_code: bool = PrivateAttr(default=False)
+
+    @property
+    def trusts_metric_code(self) -> bool:
+        """Whether the person who runs this has allowed metrics that are not in this package. No recipe can say so."""
+        return self._trusts_metric_code
 
     def training_arguments(self, **changes: Any) -> TrainingArguments:
         """TrainingArguments of the section `training`; `changes` override its settings.
@@ -122,21 +128,28 @@ class Recipe(BaseModel):
 
     def command(self) -> str:
         """The command that runs this recipe, with the name and the overrides it was loaded with."""
-        return shlex.join(["hf-lottery", "run", *self._words])
+        return shlex.join(["hf-lottery", "run", *self._words, *trust_words(self.trusts_metric_code)])
 
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
         try:
             return cls(**values)
-        except (ValueError, TypeError, ImportError) as error:
+        except Exception as error:  # whatever the class raises for a wrong value, it refuses it
             raise RecipeError([self._source.problem(*refusal(section, values, error))]) from error
 
 
-def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
+def trust_words(trust_metric_code: bool) -> list[str]:
+    """The command line's words for metrics that are not in this package: none, unless they are trusted."""
+    return ["--trust-metric-code"] if trust_metric_code else []
+
+
+def load_recipe(path_or_name: str, overrides: Iterable[str] = (), trust_metric_code: bool = False) -> Recipe:
     """Read and check a recipe.
 
     Args:
         path_or_name: a recipe file, or the name of a bundled one, such as `quickstart`.
         overrides: `section.key=value` each, checked like the file.
+        trust_metric_code: accept metrics that are code from elsewhere. True only if the person who runs the recipe has
+            said so, or where no metric is measured.
 
     Raises:
         RecipeError: the recipe has problems; all of them are listed.
@@ -146,7 +159,7 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     source = read_source(path, list(overrides))
     if source.problems and not source.values:  # not YAML: there is nothing to check
         raise RecipeError(source.problems)
-    name, sections = recipe_name(path), check_sections(source)
+    name, sections = recipe_name(path), check_sections(source, trust_metric_code)
     if source.problems:
         raise RecipeError(source.problems)
     if sections["training"].get("output_dir") is None:
@@ -156,12 +169,15 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     recipe = Recipe(name=name, description=description(path), **sections)
     recipe._source = source
     recipe._words = [path_or_name, *overrides]
+    recipe._trusts_metric_code = trust_metric_code
     recipe.lora_config()  # quick to build; TrainingArguments depends on the machine, and is built later
     recipe.quantization_config()
     return recipe
 
 
-def load_written(output_dir: str | os.PathLike, overrides: Iterable[str] = ()) -> Recipe:
+def load_written(
+    output_dir: str | os.PathLike, overrides: Iterable[str] = (), trust_metric_code: bool = False
+) -> Recipe:
     """Read the recipe.yaml that a run has written into its output folder.
 
     Raises:
@@ -171,7 +187,7 @@ def load_written(output_dir: str | os.PathLike, overrides: Iterable[str] = ()) -
     path = Path(output_dir) / RECIPE_FILE
     if path.exists():
         read_sealed_text(path)
-    return load_recipe(str(path), overrides)
+    return load_recipe(str(path), overrides, trust_metric_code)
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -184,7 +184,7 @@ class LotteryMixin(CheckpointMixin):
             initial=lambda: self.rewind_point.tensors,
             batches=batches,
             loss=lambda batch: self.compute_loss(self.model, dict(batch)),
-            seed=self.args.seed * 1000 + self.current_round,
+            seed=(self.args.seed * 1000 + self.current_round) % 2**32,  # numpy takes 32 bits
         )
 
     def prunable_weights(self) -> dict[str, torch.nn.Parameter]:
