@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.redaction import redacted
 from hf_lottery.suggest import did_you_mean, in_brackets
 
 # pydantic's name of a type error -> what the value must be. `_allowed` below adds bounds and choices.
@@ -55,9 +56,10 @@ class Problem:
 
 
 class RecipeError(ValueError):
-    """A recipe with problems. `problems` lists all of them; str() has one line for each."""
+    """A recipe with problems, none of which repeats a token. `problems` lists them; str() has one line for each."""
 
     def __init__(self, problems: Iterable[Problem]):
+        problems = [replace(p, place=redacted(p.place), message=redacted(p.message)) for p in problems]
         self.problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
         super().__init__("\n".join(map(str, self.problems)))
 
