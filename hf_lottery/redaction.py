@@ -33,9 +33,8 @@ _MARKED = re.compile(
 )
 # Names such as hf_runs and hf_lenet300 begin with hf_ too. A token is long, or mixes capitals, small letters and digits,
 # or is in capitals (in examples), or says what it is.
-_HUB_TOKEN = re.compile(
-    r"hf_(?:[A-Za-z0-9]{16,}|(?=.*[A-Z])(?=.*[a-z])(?=.*\d)[A-Za-z0-9]{9,}|[A-Z0-9_]{4,})|.*(?:token|secret|passw).*"
-)
+_HUB_TOKEN = re.compile(r"hf_(?:[A-Za-z0-9]{16,}|(?=.*[A-Z])(?=.*[a-z])(?=.*\d)[A-Za-z0-9]{9,}|[A-Z0-9_]{4,})")
+_SAYS_SO = re.compile(r"hf_\w*(?:token|secret|passw)\w*")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s'\"@]*@")  # user:password@
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[^\s'\",;]+", re.I)
 # `key=`, `key: `, `'key': ` and, in our own sentences, `key is `
@@ -93,8 +92,10 @@ def redacted(text: str) -> str:
 
 def _without_token(found: re.Match[str]) -> str:
     word = found[0]
-    is_key = re.match(r"\s*[=:]", found.string[found.end() : found.end() + 8])
-    return word if word.startswith("hf_") and (is_key or not _HUB_TOKEN.fullmatch(word)) else REDACTED
+    if not word.startswith("hf_") or _HUB_TOKEN.fullmatch(word):
+        return REDACTED
+    is_key = re.match(r"\s*[=:]", found.string[found.end() : found.end() + 8])  # as in hf_token=…
+    return REDACTED if _SAYS_SO.fullmatch(word) and not is_key else word
 
 
 def redacted_word(word: str) -> str:
