@@ -39,12 +39,18 @@ TrustMetricCode = Annotated[
 
 
 def main() -> None:
-    """Run the command line. An error that the user can correct is one message on stderr and exit status 2."""
+    """Run the command line. An error that the user can correct is one message on stderr and exit status 2.
+
+    What the Hub does not do is a message and exit status 1: the same command may succeed later.
+    """
     try:
         app(prog_name="hf-lottery")
     except (ValueError, OSError) as error:
-        print(_message(error), file=sys.stderr)
-        sys.exit(2)
+        from hf_lottery.redaction import redacted
+        from hf_lottery.ticket.hub_error import HubError
+
+        print(redacted(_message(error)), file=sys.stderr)
+        sys.exit(1 if isinstance(error, HubError) else 2)
     except KeyboardInterrupt as interrupt:
         sys.exit(_stopped(interrupt))
 
@@ -134,9 +140,10 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, trust_metric_code
     from hf_lottery.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [], trust_metric_code)
+    from hf_lottery.redaction import redacted
     from hf_lottery.runner.check import check as check_recipe
 
-    print(check_recipe(loaded))
+    print(redacted(check_recipe(loaded)))
 
 
 @app.command()
@@ -163,19 +170,20 @@ def run(
     """Train what a recipe describes; if it was stopped before, continue."""
     from hf_lottery.recipe.recipe import load_recipe, trust_words
 
-    words = [recipe, *(overrides or []), *trust_words(trust_metric_code)]
-    loaded = load_recipe(
-        recipe, overrides or [], trust_metric_code
-    )  # before processes start, so that its errors are printed once
+    # before processes start, so that its errors are printed once
+    loaded = load_recipe(recipe, overrides or [], trust_metric_code)
+    words = [*loaded.words(), *trust_words(trust_metric_code)]
     if launcher is not None and (workers != 1 or submit is not None):
         raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
     if plan:
+        from hf_lottery.redaction import redacted
         from hf_lottery.runner.plan import make_plan
 
-        print(make_plan(loaded))
+        print(redacted(str(make_plan(loaded))))
     elif launcher is not None:
         from hf_lottery.runner.launch import relaunch
 
+        loaded.pass_token_on()
         raise typer.Exit(relaunch(launcher, ["run", *words]))
     elif as_worker:
         from hf_lottery.runner.workers import work
@@ -184,10 +192,12 @@ def run(
     elif submit is not None:
         from hf_lottery.runner.workers import submit as submit_workers
 
+        loaded.pass_token_on()
         submit_workers(loaded, words, workers, submit)
     elif workers != 1:
         from hf_lottery.runner.workers import run_side_by_side
 
+        loaded.pass_token_on()
         run_side_by_side(loaded, words, workers)
     else:
         from hf_lottery.distributed.processes import leave

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from hf_lottery.printable import MOST_LINES, one_line
 from hf_lottery.recipe.yaml import Keys, cut
+from hf_lottery.redaction import redacted
 from hf_lottery.suggest import did_you_mean, in_brackets
 
 # pydantic's name of a type error -> what the value must be. `_allowed` below adds bounds and choices.
@@ -59,6 +60,7 @@ class RecipeError(ValueError):
     """A recipe with problems. `problems` lists all of them; str() has one line for each of the first MOST_LINES."""
 
     def __init__(self, problems: Iterable[Problem]):
+        problems = [replace(p, place=redacted(p.place), message=redacted(p.message)) for p in problems]
         self.problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
         more = len(self.problems) - MOST_LINES
         left_out = [f"… and {more} more problems"] if more > 0 else []

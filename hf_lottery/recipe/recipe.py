@@ -21,6 +21,7 @@ from hf_lottery.recipe.errors import RecipeError
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection
 from hf_lottery.recipe.source import Source, read_source
 from hf_lottery.recipe.yaml import write_yaml
+from hf_lottery.redaction import redacted, redacted_word, sets_secret, without_secrets
 from hf_lottery.sealed import read_sealed_text
 
 if TYPE_CHECKING:
@@ -122,13 +123,25 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """`resolved()` as the text of a recipe file, for the output folder and the ticket, without access tokens."""
-        first = f"# {self.description}\n\n" if self.description else ""
-        values = write_yaml(without_tokens(self.resolved()))
+        first = f"# {redacted(self.description)}\n\n" if self.description else ""
+        values = write_yaml(without_secrets(self.resolved()))
         return f"{first}{values}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
+
+    def words(self) -> list[str]:
+        """The recipe's name and the overrides it was loaded with, without access tokens.
+
+        Other users of a machine can read the command line of a process; `pass_token_on` is how a token gets there.
+        """
+        return [redacted_word(word) for word in self._words if not sets_secret(word)]
+
+    def pass_token_on(self) -> None:
+        """Give `training.hub_token` to the processes that this one starts, as HF_TOKEN in their environment."""
+        if self.training.get("hub_token"):
+            os.environ["HF_TOKEN"] = self.training["hub_token"]
 
     def command(self) -> str:
         """The command that runs this recipe, with the name and the overrides it was loaded with."""
-        return shlex.join(["hf-lottery", "run", *self._words, *trust_words(self.trusts_metric_code)])
+        return shlex.join(["hf-lottery", "run", *self.words(), *trust_words(self.trusts_metric_code)])
 
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
         try:
@@ -198,7 +211,7 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     from transformers import TrainingArguments
 
     defaults = {f"training.{field.name}": field.default for field in fields(TrainingArguments)}
-    before, after = defaults | _flat(old.resolved()), defaults | _flat(new.resolved())
+    before, after = (defaults | _flat(without_secrets(recipe.resolved())) for recipe in (old, new))
     return {
         key: (before.get(key), after.get(key))
         for key in (before | after)
@@ -214,11 +227,3 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
             for key, leaf in _flat(below, f"{path}.{name}" if path else name).items()
         }
     return {path: value}
-
-
-def without_tokens(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without the access tokens of TrainingArguments, because it is saved and published."""
-    training = {
-        key: value for key, value in values["training"].items() if key not in ("hub_token", "push_to_hub_token")
-    }
-    return {**values, "training": training}

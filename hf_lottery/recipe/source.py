@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_lottery.recipe.errors import Problem, shown
 from hf_lottery.recipe.yaml import DEEPEST, Keys, read_yaml
+from hf_lottery.redaction import redacted_word
 
 
 @dataclass
@@ -71,7 +72,7 @@ def read_source(path: Path, overrides: list[str]) -> Source:
 
 
 def _override(source: Source, override: str, number: int) -> None:
-    place = (f"override '{override}'", 10**9 + number)
+    place = (f"override '{redacted_word(override)}'", 10**9 + number)
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.split("."))
     if not equals or not all(keys):

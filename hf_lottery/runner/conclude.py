@@ -18,6 +18,7 @@ from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.terminal import table
 from hf_lottery.results.verdict import Verdict, verdict
+from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.schema import CARD_FILE, JSON_FILE
 from hf_lottery.ticket.ticket import Ticket, TicketError
 from hf_lottery.training.search import Search
@@ -97,7 +98,7 @@ def holds_ticket(root: Path, recipe: Recipe, results: Results, number: int, repl
     return (
         all((folder / name).is_file() for name in (CARD_FILE, *files))
         and all(plot.name in files and (folder / plot.name).read_bytes() == plot.read_bytes() for plot in _plots(root))
-        and ticket.info.get("recipe") == recipe.to_yaml()
+        and ticket.info.get("recipe") == published_recipe(recipe.to_yaml())
         and _same_lines(ticket.info.get("results", []), results)
         and ticket.mask.fingerprint() == _line(results, number, replicate).get("fingerprint")
     )

@@ -17,6 +17,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.task_records import task_of
 from hf_lottery.ticket.base_model import bare, base_tensors, hub_id
 from hf_lottery.ticket.model_config import plain_config
+from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import HUB_ID, LORA_FIELDS, NAME, PACKAGES, RESULT_KEYS, RESULT_VALUES
 from hf_lottery.ticket.validators import accepts
@@ -50,7 +51,7 @@ def ticket_info(
         results: lines of results.jsonl. Their numbers, control, metric, fingerprint and densities are kept; a line of
             a control that the schema does not know is left out.
         replicate: the one whose ticket it is; `densities` are of its rounds.
-        recipe: the recipe's text.
+        recipe: the recipe's text; tokens and absolute paths in it are left out.
         datasets: Hub ids of the data.
         license: Hub id of the licence, such as `apache-2.0`.
         base_revision: branch, tag or commit that a Hub model was loaded at; None: the commits in the cache are tried.
@@ -75,7 +76,7 @@ def ticket_info(
         "versions": _versions(),
         "densities": _densities(lines, replicate),
         "results": lines,
-        "recipe": None if recipe is None else recipe.replace("\r\n", "\n"),
+        "recipe": None if recipe is None else published_recipe(recipe.replace("\r\n", "\n")),
         "datasets": [name for name in datasets if HUB_ID.fullmatch(name)],
         "license": license,
     }

@@ -17,6 +17,7 @@ from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
 from hf_lottery.pruning.step import check_network, next_mask
 from hf_lottery.pruning.targets import match_rates, prunable
+from hf_lottery.redaction import UnsavedToken
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.checkpointing import CheckpointMixin
@@ -73,6 +74,8 @@ class LotteryMixin(CheckpointMixin):
         if lottery_config is not None:
             refuse_compiled_or_offloaded(args[0] if args else kwargs.get("model"))
         super().__init__(*args, **kwargs)
+        if self.args.hub_token is not None:  # Trainer pickles its arguments into every checkpoint
+            self.args.hub_token = UnsavedToken(self.args.hub_token)
         if lottery_config is not None:
             self._set_up(lottery_config, ticket)
 
