@@ -1,0 +1,112 @@
+"""What must be the same in two output folders, bit for bit, and what may differ: times, and marks of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+# measured by the clock
+TIMES = re.compile(r"train_seconds|.*runtime|.*_per_second|total_flos|seconds|time|created")
+# A logged training loss is a mean over the steps since the last record, or since training was started again.
+MEANS = ("loss", "train_loss", "grad_norm")
+LOCKS = re.compile(r"\.lock|\.[\w-]+\.lock")  # empty files that locks are on
+NEVER_COMPARED = ("training_args.bin", "seconds")  # settings pickled; how long a training had taken
+
+
+def differences(expected: Path, found: Path) -> list[str]:
+    """One line for each file that is missing, left over or different; none if the folders hold the same."""
+    names, other_names = _files(expected), _files(found)
+    lines = [f"{name}: missing" for name in sorted(names - other_names)]
+    lines += [f"{name}: left behind" for name in sorted(other_names - names)]
+    for name in sorted(names & other_names):
+        try:
+            mine, theirs = _content(expected / name, expected), _content(found / name, found)
+            lines += [f"{name}: {line}" for line in islice(_unlike(mine, theirs), 4)]
+        except Exception as error:  # the file cannot be read
+            lines.append(f"{name}: cannot be read: {type(error).__name__}: {error}")
+    return lines
+
+
+def _files(root: Path) -> set[str]:
+    """Names of files, and of folders that hold nothing."""
+    names = set()
+    for path in root.rglob("*"):
+        if path.is_file() or path.is_symlink() or not any(path.iterdir()):
+            if not LOCKS.fullmatch(path.name):
+                names.add(path.relative_to(root).as_posix())
+    return names
+
+
+def _content(path: Path, root: Path) -> Any:
+    """What is compared of a file; a path below the root is written as one below OUT."""
+    name = path.name
+    if name in NEVER_COMPARED or path.is_dir():
+        return None
+    if name.endswith(".safetensors"):
+        return load_file(path)
+    if name.endswith((".pt", ".pth")):
+        return torch.load(path, weights_only=False)
+    data = path.read_bytes().replace(os.fsencode(root), b"OUT")
+    if name.endswith(".json"):
+        value = _without_times(json.loads(data))
+        if name == "ticket.json":
+            value.pop("sha256")  # of this file, times included
+        return value
+    if name.endswith(".jsonl"):
+        return [_without_times(json.loads(line)) for line in data.splitlines()]
+    return data
+
+
+def _without_times(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _without_times(item) for key, item in value.items() if not TIMES.fullmatch(key) and key not in MEANS
+        }
+    return [_without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def _unlike(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    """Where two values of JSON, tensors or arrays differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            if key not in a or key not in b:
+                yield f"{where}[{key!r}] is only in the {'disturbed' if key in b else 'undisturbed'} run"
+            else:
+                yield from _unlike(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        if len(a) != len(b):
+            yield f"{where} has {len(a)} and {len(b)} parts"
+        for number, (x, y) in enumerate(zip(a, b, strict=False)):
+            yield from _unlike(x, y, f"{where}[{number}]")
+    elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        if a.dtype != b.dtype or a.shape != b.shape:
+            yield f"{where} is {a.dtype} {tuple(a.shape)} and {b.dtype} {tuple(b.shape)}"
+        elif not torch.equal(_bits(a), _bits(b)):
+            yield f"{where} differs in {int((a != b).sum())} of {a.numel()} values"
+    elif isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if not np.array_equal(a, b):
+            yield f"{where} differs"
+    elif isinstance(a, bytes) and isinstance(b, bytes):
+        if a != b:
+            yield f"{where} differs ({len(a)} and {len(b)} bytes)"
+    elif a != b and not (a != a and b != b):
+        yield f"{where} is {_short(a)} and {_short(b)}"
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """NaN equals NaN, and 0 is not −0."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
