@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("what", choices=("kills", "faults", "tears"))
     parser.add_argument("--kills", type=int, default=1000, help="at least so many")
+    parser.add_argument("--faults", type=int, help="about so many disturbed runs, instead of one at every operation")
+    parser.add_argument("--tears", type=int, help="so many damaged runs, instead of all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="configurations, separated by commas; NAME/INDEX: one chain of kills")
     parser.add_argument("--processes", type=int, default=2, help="so many at a time")

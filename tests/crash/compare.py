@@ -47,7 +47,7 @@ def _files(root: Path) -> set[str]:
 
 
 def _content(path: Path, root: Path) -> Any:
-    """What is compared of a file; a path below the root is written as one below OUT."""
+    """What is compared of a file; the root is written as OUT, and what is above it as PLACE."""
     name = path.name
     if name in NEVER_COMPARED or path.is_dir():
         return None
@@ -55,7 +55,7 @@ def _content(path: Path, root: Path) -> Any:
         return load_file(path)
     if name.endswith((".pt", ".pth")):
         return torch.load(path, weights_only=False)
-    data = path.read_bytes().replace(os.fsencode(root), b"OUT")
+    data = path.read_bytes().replace(os.fsencode(root), b"OUT").replace(os.fsencode(root.parent), b"PLACE")
     if name.endswith(".json"):
         value = _without_times(json.loads(data))
         if name == "ticket.json":

@@ -6,6 +6,7 @@ torch.save writes into the file itself. Their errors become what the native code
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -69,10 +70,8 @@ def _write_as_safetensors(disk: Disk, path: str, data: bytes) -> None:
             file.write(data)
         os.replace(partial, path)
     except OSError as error:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(partial)  # as the native writer does
-        except OSError:
-            pass
         raise safetensors.SafetensorError(
             f"Error while serializing: I/O error: {error.strerror} (os error {error.errno})"
         ) from None
