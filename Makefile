@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow lint clean
+.PHONY: quickstart test slow crash lint clean
 
 quickstart: .venv/quickstart
 	$(BIN)/hf-lottery run quickstart
@@ -11,6 +11,12 @@ test: .venv/test
 
 slow: .venv/test
 	$(BIN)/python -m pytest -m slow
+
+# searches that are killed, whose disk fails, or whose files are damaged: about an hour on two cores
+crash: .venv/test
+	$(BIN)/python -m tests.crash kills --kills 1000 --seed 0
+	$(BIN)/python -m tests.crash faults
+	$(BIN)/python -m tests.crash tears
 
 lint: .venv/test
 	$(BIN)/ruff check .

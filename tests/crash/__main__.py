@@ -21,6 +21,7 @@ import torch
 
 from tests.crash import processes
 from tests.crash.kills import CONFIGURATIONS, Chain, Reference, kill_chain, make_reference, pattern
+from tests.crash.recipe_runs import write_inputs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     place = Path(tempfile.mkdtemp(prefix="hf-lottery-crash-"))
+    write_inputs(place / "inputs")
     try:
         if asked.what == "kills":
             return kills(asked, place)

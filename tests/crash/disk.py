@@ -134,11 +134,13 @@ class Disk:
     def _one(self, kind: str, real: Callable) -> Callable:
         """A function with one path, or an open file, as its first argument."""
 
+        idle = {"mkdir": True, "unlink": False, "rmdir": False}.get(kind)  # there is nothing to make, or to remove
+
         def watched(path, *args, dir_fd=None, **kwargs):
             where = path_of(path, dir_fd)
             if dir_fd is not None:
                 kwargs["dir_fd"] = dir_fd
-            if not self.holds(where):
+            if not self.holds(where) or os.path.lexists(where) is idle:
                 return real(path, *args, **kwargs)
             return self.plan.at(Operation(kind, where), lambda: real(path, *args, **kwargs), None)
 

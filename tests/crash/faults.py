@@ -28,7 +28,10 @@ LONGEST_SENTENCE = 600
 
 def run_by_command_line(folder: Path) -> None:
     """`hf-lottery run` of two rounds with a rewind step above 0 and one control."""
-    sections = {"lottery": {"num_rounds": 1, "rewind_step": 1}, "experiment": {"controls": ["random_mask"]}}
+    sections = {
+        "lottery": {"num_rounds": 1, "rewind_step": 1, "pruned_value": "init"},
+        "experiment": {"controls": ["random_mask"]},
+    }
     command_line("run", *prepare(folder, training={"max_steps": 4}, **sections))
 
 

@@ -161,8 +161,8 @@ def _kill(draw: random.Random, reference: Reference, where: float, log: Path) ->
 
 
 def pattern(kill: str) -> str:
-    """What a kill hit, without numbers and folders: `after replace checkpoint/optimizer.pt`."""
-    about, _, operation = kill.partition(": ")
+    """What a kill hit, without numbers and folders: `replace checkpoint-N/optimizer.pt`."""
+    operation = kill.partition(": ")[2]
     kind, *paths = operation.split()
     name = re.sub(r"\.tmp\w+", ".tmp", re.sub(r"\d+", "N", "/".join(Path(paths[-1]).parts[-2:])))
     return f"{kind} {name}"

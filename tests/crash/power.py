@@ -1,8 +1,8 @@
 """A power cut: what was not fsynced is gone, data and names alike.
 
 POSIX promises no more than this: the bytes of a file are on the disk after an fsync of the file, and its name (after
-it was made, moved or removed) after an fsync of the folder that the name is in. `PowerCut` keeps a journal of both and,
-at the cut, sets the folder to a state that the disk may be in, and kills the process.
+it was made, moved or removed) after an fsync of the folder that the name is in. `PowerCut` keeps a journal of both;
+at the cut it sets the folder to a state that the disk may be in, and kills the process.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class PowerCut:
 
     def _bytes_after(self, file: _File, whole: bytes) -> bytes:
         synced = file.synced or b""
-        return whole[: self.draw.randint(len(synced), max(len(synced), len(whole)))] if self.losses == "some" else synced
+        return (
+            whole[: self.draw.randint(len(synced), max(len(synced), len(whole)))] if self.losses == "some" else synced
+        )
 
 
 def _bytes(path: str) -> bytes:

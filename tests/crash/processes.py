@@ -66,7 +66,7 @@ def run(work: Callable[[Path], None], folder: Path, plan: Plan, scratch: Path, w
             out = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             for standard in (1, 2):
                 os.dup2(out, standard)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
             unlike_any_other_process()
             Disk(folder, plan).watch()
             status = outcome(lambda: work(folder))

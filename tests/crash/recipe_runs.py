@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,14 @@ from hf_lottery.runner import workers
 from hf_lottery.runner.run import run
 from tests.crash.processes import fork
 
-DATA = Path("data")  # beside the output folders, and not watched
-RECIPE = "recipe.yaml"
+inputs = Path("set by write_inputs")  # data and recipes, beside the output folders and not watched
+
+
+def write_inputs(folder: Path) -> None:
+    """Make the folder of data and recipes, for this process and those that it forks."""
+    global inputs
+    inputs = folder
+    write_data(folder / "data")
 
 
 def write_data(folder: Path) -> None:
@@ -34,11 +41,11 @@ def write_data(folder: Path) -> None:
             (folder / f"{prefix}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
 
 
-def recipe(place: Path, **sections) -> dict:
+def recipe(**sections) -> dict:
     """A small recipe on that data."""
     values = {
         "model": {"architecture": "lenet", "config": {"hidden_sizes": [12], "image_size": 6}},
-        "data": {"task": "image_classification", "path": str(place / DATA), "validation_size": 20},
+        "data": {"task": "image_classification", "path": str(inputs / "data"), "validation_size": 20},
         "training": {
             "output_dir": "set by the run",
             "max_steps": 6,
@@ -59,13 +66,10 @@ def recipe(place: Path, **sections) -> dict:
 
 
 def prepare(folder: Path, **sections) -> list[str]:
-    """Write data and recipe beside the output folder, where nothing is watched; returns the words of `run`."""
-    place = folder.parent
-    if not (place / DATA).exists():
-        write_data(place / DATA)
-    path = place / RECIPE
-    text = yaml.safe_dump(recipe(place, **sections))
-    if not path.exists() or path.read_text() != text:
+    """Write the recipe, if it is not there; returns the words of `run`."""
+    text = yaml.safe_dump(recipe(**sections))
+    path = inputs / f"{zlib.crc32(text.encode()):08x}.yaml"
+    if not path.exists():
         path.write_text(text)
     return [str(path), f"training.output_dir={folder}"]
 

@@ -23,7 +23,7 @@ from tests.crash.faults import run_by_command_line
 from tests.crash.kills import Configuration, Reference, make_reference
 from tests.crash.plans import Count, Kill
 from tests.crash.processes import TRACEBACK, outcome, run
-from tests.crash.recipe_runs import command_line, prepare
+from tests.crash.recipe_runs import command_line
 
 MARK = "=== {} ends with {}"
 STATUSES = (0, 1, 2)
@@ -76,14 +76,13 @@ def commands(folder: Path) -> None:
     """What is done with a damaged run, each in turn; after each a line with its exit status."""
     words = {
         "show": ["show", str(folder)],
-        "export ticket": ["export", str(folder / "ticket"), "--to", "merged"],
-        "export network": ["export", str(folder / "replicate-0" / "round-00"), "--to", "merged"],
+        "export ticket": ["export", str(folder / "ticket"), "--to", "delta"],
+        "export network": ["export", str(folder / "replicate-0" / "round-00"), "--to", "delta"],
         "report": ["report", str(folder)],
     }
     for name, command in words.items():
         status = outcome(lambda command=command: command_line(*command))
         print(MARK.format(name, status), flush=True)
-    prepare(folder)
     print(MARK.format("run", outcome(lambda: run_by_command_line(folder))), flush=True)
 
 
@@ -101,7 +100,6 @@ def say_all(tree: Path, place: Path, damage: Callable[[Path], None] | None = Non
     place.mkdir(parents=True)
     folder = place / "out"
     shutil.copytree(tree, folder)
-    prepare(folder)
     if damage is not None:
         damage(folder)
     ended = run(commands, folder, Count(), place)
@@ -193,7 +191,8 @@ def main(asked: argparse.Namespace, place: Path) -> int:
     processes.preload([run_by_command_line], place / "preload")
     wholes = whole_runs(place)
     for kind, whole in wholes.items():
-        print(f"{kind}: " + ", ".join(f"{name} ends with {said.status}" for name, said in whole.said.items()))
+        for name, said in whole.said.items():
+            print(f"{kind}, undamaged: {name} ends with {said.status} {said.text.strip() if said.status else ''}")
     jobs = [(kind, way, name) for kind, whole in wholes.items() for name in files(whole.tree) for way in WAYS]
     if asked.only:
         jobs = [job for job in jobs if "/".join(job).startswith(asked.only)]
@@ -217,7 +216,9 @@ def main(asked: argparse.Namespace, place: Path) -> int:
     for key in sorted(done):
         print(f"{key:40}{done[key]:8}{wrong[key]:8}")
     total = sum(wrong.values())
-    print(f"\n{sum(done.values())} damaged runs x {len(NAMES)} commands, {time.monotonic() - began:.0f} s: {total} wrong")
+    print(
+        f"\n{sum(done.values())} damaged runs x {len(NAMES)} commands, {time.monotonic() - began:.0f} s: {total} wrong"
+    )
     return 1 if total else 0
 
 
