@@ -40,9 +40,8 @@ def _files(root: Path) -> set[str]:
     """Names of files, and of folders that hold nothing."""
     names = set()
     for path in root.rglob("*"):
-        if path.is_file() or path.is_symlink() or not any(path.iterdir()):
-            if not LOCKS.fullmatch(path.name):
-                names.add(path.relative_to(root).as_posix())
+        if (path.is_file() or path.is_symlink() or not any(path.iterdir())) and not LOCKS.fullmatch(path.name):
+            names.add(path.relative_to(root).as_posix())
     return names
 
 

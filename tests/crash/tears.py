@@ -20,14 +20,14 @@ from pathlib import Path
 from tests.crash import processes
 from tests.crash.compare import LOCKS, differences
 from tests.crash.faults import run_by_command_line
-from tests.crash.kills import Configuration, Reference, make_reference
+from tests.crash.kills import Configuration, make_reference
 from tests.crash.plans import Count, Kill
 from tests.crash.processes import TRACEBACK, outcome, run
 from tests.crash.recipe_runs import command_line
 
 MARK = "=== {} ends with {}"
 STATUSES = (0, 1, 2)
-NAMES = ("show", "export ticket", "export network", "report", "run")
+NAMES = ("show", "export", "report", "run")
 
 
 def cut(path: Path) -> None:
@@ -72,18 +72,17 @@ WAYS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def commands(folder: Path) -> None:
+def commands(folder: Path, go_on: Callable[[Path], None]) -> None:
     """What is done with a damaged run, each in turn; after each a line with its exit status."""
     words = {
         "show": ["show", str(folder)],
-        "export ticket": ["export", str(folder / "ticket"), "--to", "delta"],
-        "export network": ["export", str(folder / "replicate-0" / "round-00"), "--to", "delta"],
+        "export": ["export", str(folder / "replicate-0" / "round-00"), "--to", "delta"],
         "report": ["report", str(folder)],
     }
     for name, command in words.items():
         status = outcome(lambda command=command: command_line(*command))
         print(MARK.format(name, status), flush=True)
-    print(MARK.format("run", outcome(lambda: run_by_command_line(folder))), flush=True)
+    print(MARK.format("run", outcome(lambda: go_on(folder))), flush=True)
 
 
 @dataclass
@@ -94,7 +93,9 @@ class Said:
     text: str
 
 
-def say_all(tree: Path, place: Path, damage: Callable[[Path], None] | None = None) -> dict[str, Said]:
+def say_all(
+    tree: Path, go_on: Callable[[Path], None], place: Path, damage: Callable[[Path], None] | None = None
+) -> dict[str, Said]:
     """Copy a run into `place`, damage it, and do all commands."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -102,7 +103,7 @@ def say_all(tree: Path, place: Path, damage: Callable[[Path], None] | None = Non
     shutil.copytree(tree, folder)
     if damage is not None:
         damage(folder)
-    ended = run(commands, folder, Count(), place)
+    ended = run(lambda folder: commands(folder, go_on), folder, Count(), place)
     said, text = {}, ended.output.replace(str(place), "PLACE")
     for name in NAMES:
         before, mark, rest = text.partition(f"=== {name} ends with ")
@@ -124,9 +125,17 @@ class Tear:
 
 @dataclass
 class Whole:
-    """An undamaged run. Args: tree: its folder; said: what the commands say of it; after: its folder afterwards."""
+    """An undamaged run.
+
+    Args:
+        tree: its folder.
+        work: what runs it again.
+        said: what the commands say of it.
+        after: its folder afterwards.
+    """
 
     tree: Path
+    work: Callable[[Path], None]
     said: dict[str, Said]
     after: Path
 
@@ -140,7 +149,7 @@ def tear(kind: str, whole: Whole, way: str, name: str, place: Path) -> Tear:
         name: the file, relative to the output folder.
     """
     found = Tear(f"{kind}/{way}/{name}")
-    said = say_all(whole.tree, place, lambda folder: WAYS[way](folder / name))
+    said = say_all(whole.tree, whole.work, place, lambda folder: WAYS[way](folder / name))
     short = Path(name).name
     for command, expected in whole.said.items():
         if command not in said:
@@ -165,23 +174,26 @@ def harmless(line: str, name: str) -> bool:
     return "/checkpoint-" in name and line.startswith(name)
 
 
+def from_initial_values(folder: Path) -> None:
+    """A run whose networks can be exported as a sparse delta, which needs θ_0."""
+    sections = {"lottery": {"num_rounds": 1, "pruned_value": "init"}, "experiment": {"controls": ["random_mask"]}}
+    command_line("run", *prepare(folder, training={"max_steps": 4}, **sections))
+
+
 def whole_runs(place: Path) -> dict[str, Whole]:
-    """A finished run, and one that was killed when the network of its second round was trained."""
-    reference = make_reference(Configuration(run_by_command_line), place / "reference")
-    lines = [json.loads(line) for line in (place / "reference" / "operations").read_text().splitlines()]
+    """A finished run, and one with a rewind step above 0 that was killed in its second round, at its last file."""
+    finished = make_reference(Configuration(from_initial_values), place / "finished")
+    late = make_reference(Configuration(run_by_command_line), place / "late")
+    lines = [json.loads(line) for line in (place / "late" / "operations").read_text().splitlines()]
     number = next(n for n, (_, _, path, _) in enumerate(lines, 1) if "/round-01/" in path and "trained" in path)
-    half = _killed(reference, number, place / "half")
-    found = {}
-    for digit, (kind, tree) in enumerate({"finished": reference.folder, "half": half}.items()):
+    half = place / "half" / "killed"
+    half.parent.mkdir()
+    run(run_by_command_line, half, Kill(number, "before", "main", False, place / "half" / "log"), place)
+    found, trees = {}, {"finished": (finished.folder, from_initial_values), "half": (half, run_by_command_line)}
+    for digit, (kind, (tree, work)) in enumerate(trees.items()):
         own = place / f"tear-{digit:05}"
-        found[kind] = Whole(tree, say_all(tree, own), own / "out")
+        found[kind] = Whole(tree, work, say_all(tree, work, own), own / "out")
     return found
-
-
-def _killed(reference: Reference, number: int, place: Path) -> Path:
-    place.mkdir(parents=True)
-    run(run_by_command_line, place / "out", Kill(number, "before", "main", False, place / "log"), place)
-    return place / "out"
 
 
 def main(asked: argparse.Namespace, place: Path) -> int:
