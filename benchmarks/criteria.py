@@ -27,7 +27,7 @@ from hf_lottery.layout import COMMAND_FILE, RESULTS_FILE
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.recipe.sections import Control
 from hf_lottery.runner.build import make_experiment
-from hf_lottery.runner.progress import NetworkProgress
+from hf_lottery.runner.progress import NetworkProgress, StepCallback
 from hf_lottery.runner.run import claim_output_folder
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
@@ -69,7 +69,7 @@ def make(arguments: argparse.Namespace, progress: NetworkProgress) -> Experiment
     CONTROLS.update({criterion: at_initialisation(criterion) for criterion in AT_INITIALISATION})
     more = [Control.model_construct(name=name, rounds=[ROUNDS], per_ticket=1) for name in AT_INITIALISATION]
     plan = recipe.experiment.model_copy(update={"controls": [*recipe.experiment.controls, *more]})
-    return make_experiment(recipe.model_copy(update={"experiment": plan}), root, progress)
+    return make_experiment(recipe.model_copy(update={"experiment": plan}), root, [StepCallback(progress)])
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ JOBS_FOLDER = "jobs"  # logs of a cluster's jobs
 # in the folder of a replicate
 REWIND_FOLDER = "rewind"  # the state of the first training at step k
 REWIND_FILE = "rewind.safetensors"  # θ_k in that folder; a ticket has a file of the same name
+MANIFEST_FILE = "manifest.json"  # sizes and checksums of the files beside it; written last, also in checkpoints
 INSTABILITY_FILE = "instability.json"
 
 # in the folder of a network, beside its mask (hf_lottery.mask.MASK_FILE)
@@ -31,6 +32,7 @@ TRAINED_FILE = "trained.safetensors"
 STATE_FILE = "trainer_state.json"  # transformers' TRAINER_STATE_NAME; here so that reports need not import it
 GENERATIONS_FILE = "generations.json"
 LOCK_FILE = ".lock"  # held by the worker that trains the network
+HOLDER_FILE = ".holder"  # which process that is
 
 TICKET = "ticket"
 # the controls, in the order in which tables and plots show them; hf_lottery.experiment.controls runs them

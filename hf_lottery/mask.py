@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hf_lottery.files import write_tensors
+from hf_lottery.sealed import readable
 
 MASK_FILE = "mask.safetensors"
 
@@ -139,8 +140,12 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Mask:
-        """Read what `save` wrote."""
-        with safe_open(path, framework="pt") as file:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: it is not a mask's file, or not all of it.
+        """
+        with readable(path), safe_open(path, framework="pt") as file:
             shapes = json.loads(file.metadata()["shapes"])
             return cls.unpack({name: file.get_tensor(name) for name in shapes}, shapes)
 

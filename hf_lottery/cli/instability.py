@@ -18,7 +18,7 @@ from hf_lottery.layout import (
     replicate_folder,
 )
 from hf_lottery.mask import Mask
-from hf_lottery.recipe.recipe import load_recipe
+from hf_lottery.recipe.recipe import load_written
 from hf_lottery.report import plots, style
 from hf_lottery.results import formatting
 from hf_lottery.results.linear_path import POINTS, STABLE_BELOW, Instability
@@ -57,7 +57,7 @@ def instability_of_run(
         raise FileNotFoundError(f"'{root}' has no {RECIPE_FILE}: give the output folder of a run")
     if rewind_step < 0:
         raise ValueError(f"rewind step is {rewind_step}; it must be a number of steps, 0 or more")
-    recipe = load_recipe(str(root / RECIPE_FILE), [f"lottery.rewind_step={rewind_step}"])
+    recipe = load_written(root, [f"lottery.rewind_step={rewind_step}"])
     masks = _masks(root, number, recipe.experiment.replicates, recipe.lottery_config().num_rounds)
     data = load_data(recipe)
     name = f"round-{number:02d}-step-{rewind_step}"

@@ -5,6 +5,8 @@ A command imports what it needs when it runs, so that `--help`, `ls` and `cp` wo
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -35,8 +37,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(_message(error), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(_stopped(interrupt))
 
 
 def _message(error: ValueError | OSError) -> str:
@@ -47,6 +49,22 @@ def _message(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else "")
     return f"hf-lottery: {error}"
+
+
+def _stopped(interrupt: KeyboardInterrupt) -> int:
+    """Say what was stopped, and how it goes on; returns the exit status."""
+    from hf_lottery.training.stopping import Stopped
+
+    if not isinstance(interrupt, Stopped):
+        return 130
+    if int(os.environ.get("RANK", 0)) == 0:
+        where = f" at {interrupt.where}" if interrupt.where else ""
+        again = "" if "RANK" in os.environ else f": {shlex.join(['hf-lottery', *sys.argv[1:]])}"
+        print(
+            f"stopped by {interrupt.name}{where}. Nothing is lost; the same command goes on from here{again}",
+            file=sys.stderr,
+        )
+    return 128 + interrupt.number
 
 
 def _version(wanted: bool) -> None:

@@ -67,6 +67,14 @@ def from_main(decide: Callable[[], T]) -> T:
     return outcome[0]
 
 
+def gathered(value: T) -> list[T]:
+    """The value of every rank, in order of ranks, on every rank."""
+    values: list = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def require_agreement(what: str, value: str, advice: str) -> None:
     """Stop every rank if one of them has another value.
 

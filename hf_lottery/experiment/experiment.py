@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.controls import CONTROLS, control_seed
-from hf_lottery.files import write_text
+from hf_lottery.files import sweep, write_text
+from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import (
-    LOCK_FILE,
     RESULTS_FILE,
     TICKET,
     Network,
@@ -23,9 +24,14 @@ from hf_lottery.layout import (
     planned_networks,
     replicate_folder,
 )
+from hf_lottery.sealed import DamagedFile
+from hf_lottery.training.discard import discard, owner
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.search import Search
+from hf_lottery.training.stopping import Stopped, Stopping
 from hf_lottery.training.trainer import LotteryMixin
+
+_log = logging.getLogger(__name__)
 
 
 class Experiment:
@@ -58,7 +64,8 @@ class Experiment:
         self.root, self.num_rounds, self.replicates = Path(root), num_rounds, replicates
         self.seed, self.make_trainer, self.labels = seed, make_trainer, labels
         self._networks = planned_networks(num_rounds, replicates, controls)
-        self._lock: FileLock | None = None  # of the network that rank 0 has claimed
+        self._lock: FolderLock | None = None  # of the network that rank 0 has claimed
+        self._discarded: set[Path] = set()  # damaged files that were recomputed
 
     def networks(self) -> list[Network]:
         """Every network, those of early rounds first."""
@@ -72,19 +79,40 @@ class Experiment:
         """The networks that are not finished."""
         return [network for network in self._networks if not self.folder(network).finished]
 
-    def run(self, on_start: Callable[[Network], None] = lambda network: None, poll_seconds: float = 0.5) -> None:
+    def run(
+        self,
+        on_start: Callable[[Network], None] = lambda network: None,
+        on_wait: Callable[[Network, str], None] = lambda network, holder: None,
+        stopping: Stopping | None = None,
+        poll_seconds: float = 0.5,
+    ) -> None:
         """Train until all networks are finished; other workers may train in the same folder.
 
         A network is claimed by a file lock, which the operating system releases if its worker dies; what a dead
         worker left unfinished is then continued. A worker may be several processes: rank 0 claims for all of them.
+        A network with a damaged file that is needed is trained again.
 
         Args:
             on_start: called with each network that this worker trains.
+            on_wait: called with a network that must be waited for, and who trains it.
+            stopping: ends the run after a signal; a callback of the trainers too.
             poll_seconds: how long to wait while other workers train all networks that can be trained now.
+
+        Raises:
+            DamagedFile: a file is damaged again after it was written anew.
+            Stopped: a signal has come.
         """
+        if is_main():
+            self._tidy()
+        waits_for = None
         while from_main(self.pending):  # asked again each time: no rank waits for longer than poll_seconds
+            if stopping is not None:
+                stopping.check()
             network = from_main(self._claim)
             if network is None:
+                if is_main() and (first := self.pending()[:1]) not in ([], waits_for):
+                    waits_for = first
+                    on_wait(first[0], FolderLock(self.folder(first[0]).path).holder())
                 time.sleep(poll_seconds)
                 continue
             try:
@@ -94,10 +122,41 @@ class Experiment:
                 folder = self.folder(network)
                 if from_main(lambda folder=folder: not folder.finished):
                     raise FileNotFoundError(f"{network} was trained, but its files are not in {folder.path}")
+            except DamagedFile as damage:
+                self.recompute(damage)
+            except Stopped as stopped:
+                raise Stopped(stopped.number, f"{stopped.where} of {network}") from stopped
             finally:
                 self._release()
             self.write_results()
         self.write_results()
+
+    def recompute(self, damage: DamagedFile) -> None:
+        """Make the network that a damaged file belongs to unfinished, so that `run` trains it again.
+
+        Raises:
+            DamagedFile: this file was damaged before, or is none of a network's.
+        """
+        if damage.path in self._discarded or not any(owner(damage) == self.folder(n).path for n in self._networks):
+            raise damage
+        self._discarded.add(damage.path)
+        from_main(lambda: self._discard(damage))
+
+    def _discard(self, damage: DamagedFile) -> None:
+        network, lock = owner(damage), FolderLock(owner(damage))
+        mine = self._lock is not None and self._lock.folder == network
+        if mine or lock.take():  # otherwise another worker trains it already
+            _log.warning("%s. %s is trained again.", damage, network)
+            discard(damage)
+            lock.release()
+
+    def _tidy(self) -> None:
+        """Remove what killed processes have left, and say which networks are damaged."""
+        for folder in {self.root, *self.root.glob("replicate-*"), *(self.folder(n).path for n in self._networks)}:
+            sweep(folder)
+        for network in self._networks:
+            if damage := self.folder(network).damage():
+                _log.warning("%s. The network is trained again.", damage)
 
     def write_results(self) -> Path:
         """Gather the lines of the finished networks into results.jsonl; returns its path."""
@@ -116,11 +175,8 @@ class Experiment:
             folder, first = self.folder(network), network.needs()
             if first is not None and not self.folder(first).finished:
                 continue
-            folder.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder.path / LOCK_FILE)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = FolderLock(folder.path)
+            if not lock.take():
                 continue
             if not folder.finished:  # another worker may have finished it since `pending`
                 self._lock = lock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from itertools import combinations
@@ -12,11 +11,13 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.files import write_text
+from hf_lottery.distributed.processes import from_main
 from hf_lottery.layout import INSTABILITY_FILE
 from hf_lottery.mask import Mask
 from hf_lottery.results.linear_path import POINTS, Instability, linear_path, to_dict
+from hf_lottery.sealed import DamagedFile, write_sealed
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.discard import discard
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
@@ -72,7 +73,7 @@ def measure_instability(
         for a, b in combinations(trained, 2)
     ]
     found = Instability(trainer.rewind_point.step, mask.density(), list(seeds), paths)
-    write_text(folder / INSTABILITY_FILE, json.dumps(to_dict(found), indent=1) + "\n")
+    write_sealed(folder / INSTABILITY_FILE, to_dict(found))
     return found
 
 
@@ -99,6 +100,15 @@ class _StopAfterRewindStep(TrainerCallback):
 
 def _train_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed: int) -> RewindPoint:
     """Train one copy from θ_k under `mask`, with the random numbers of `seed`; returns its trained weights."""
+    try:
+        return _trained_copy(trainer, folder, mask, seed)
+    except DamagedFile as damage:
+        found = damage
+    from_main(lambda: discard(found))
+    return _trained_copy(trainer, folder, mask, seed)
+
+
+def _trained_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed: int) -> RewindPoint:
     if not folder.finished:
         trainer.rewind_point.restore(trainer.model)
         trainer.mask = mask

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hf_lottery.layout import RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
+from hf_lottery.layout import MANIFEST_FILE, RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
-from hf_lottery.recipe.recipe import Recipe, load_recipe
+from hf_lottery.recipe.recipe import Recipe, load_recipe, load_written
+from hf_lottery.sealed import require_whole_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
@@ -57,6 +58,8 @@ def open_source(path: str | os.PathLike) -> Source:
     """
     path = Path(path)
     network = NetworkFolder(path)
+    if damage := network.damage():
+        raise damage
     if network.finished:
         return _network(network)
     for folder in (path, path / TICKET_FOLDER):
@@ -70,13 +73,15 @@ def open_source(path: str | os.PathLike) -> Source:
 
 def _network(network: NetworkFolder) -> Source:
     root = _folder_above(network.path, RECIPE_FILE)
-    replicate = _folder_above(network.path, _REWIND)
+    rewind = _folder_above(network.path, _REWIND) / REWIND_FOLDER
+    if (rewind / MANIFEST_FILE).exists():  # an earlier version wrote none
+        require_whole_folder(rewind)
     return Source(
         network.path,
         network.mask(),
         network.trained().tensors,
-        RewindPoint.load(replicate / _REWIND),
-        load_recipe(str(root / RECIPE_FILE)),
+        RewindPoint.load(rewind / REWIND_FILE),
+        load_written(root),
         trained=True,
     )
 

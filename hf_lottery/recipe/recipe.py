@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -14,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
 from hf_lottery.config import LotteryConfig
+from hf_lottery.layout import RECIPE_FILE
 from hf_lottery.recipe.check import check_sections, refusal, typed
 from hf_lottery.recipe.errors import RecipeError
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection
 from hf_lottery.recipe.source import Source, read_source
 from hf_lottery.recipe.yaml import write_yaml
+from hf_lottery.sealed import read_sealed_text
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -156,6 +159,19 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     recipe.lora_config()  # quick to build; TrainingArguments depends on the machine, and is built later
     recipe.quantization_config()
     return recipe
+
+
+def load_written(output_dir: str | os.PathLike, overrides: Iterable[str] = ()) -> Recipe:
+    """Read the recipe.yaml that a run has written into its output folder.
+
+    Raises:
+        DamagedFile: it was changed since.
+        RecipeError, FileNotFoundError: as `load_recipe`.
+    """
+    path = Path(output_dir) / RECIPE_FILE
+    if path.exists():
+        read_sealed_text(path)
+    return load_recipe(str(path), overrides)
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:

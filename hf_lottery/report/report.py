@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,13 +10,16 @@ from pathlib import Path
 from hf_lottery.files import write_text
 from hf_lottery.layout import MARKDOWN_FILE, PAGE_FILE, PLOTS_FOLDER, RECIPE_FILE, REPORT_FOLDER, Network
 from hf_lottery.report import page, style
+from hf_lottery.report.damage import damages
 from hf_lottery.report.section import Section
 from hf_lottery.report.sections import make_sections
 from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.verdict import TOLERANCE, Verdict, verdict
 from hf_lottery.results.written_recipe import WrittenRecipe, read_recipe
+from hf_lottery.sealed import DamagedFile
 
+_log = logging.getLogger(__name__)
 _NAMED = 8  # networks that are missing are listed by name up to this number, the rest is a count
 
 
@@ -45,7 +49,10 @@ def report_of(
     """`write_report` for results that were read before, with their verdicts at the end and at the early-stop step."""
     recipe, notes = _recipe(output_dir)
     sections = make_sections(output_dir, results, at_end, at_early_stop, bars)
-    if notes := [*results.notes, *notes, *_unfinished(results.missing(recipe.planned() if recipe else ()))]:
+    notes = [*results.notes, *damages(output_dir, results), *notes]
+    for note in notes:
+        _log.warning("%s", note)
+    if notes := [*notes, *_unfinished(results.missing(recipe.planned() if recipe else ()))]:
         sections.insert(0, Section("What is missing", notes, warning=True))
     folder = output_dir / REPORT_FOLDER
     for section in sections:
@@ -65,6 +72,8 @@ def _recipe(output_dir: Path) -> tuple[WrittenRecipe | None, list[str]]:
         return read_recipe(output_dir), []
     except FileNotFoundError:
         return None, [f"The folder has no {RECIPE_FILE}, {unknown}"]
+    except DamagedFile as damage:
+        return None, [f"{RECIPE_FILE} is damaged ({damage.why}), {unknown}"]
     except ValueError:
         return None, [f"{RECIPE_FILE} cannot be read, {unknown}"]
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from hf_lottery.finished import whole_file
 from hf_lottery.layout import (
     DATA_NOTES_FILE,
     GENERATIONS_FILE,
@@ -24,6 +25,7 @@ from hf_lottery.results.overlap import Overlap, overlaps
 from hf_lottery.results.results import Line, Results
 from hf_lottery.results.table import Cell, caption, rows
 from hf_lottery.results.verdict import Verdict
+from hf_lottery.sealed import DamagedFile, read_sealed, read_sealed_text
 
 
 def make_sections(
@@ -149,7 +151,7 @@ def _overlap_row(row: Overlap) -> list[Cell]:
 def _instability(output_dir: Path) -> list[Section]:
     folders = sorted((output_dir / INSTABILITY_FOLDER).glob("round-*-step-*"))
     files = [sorted(folder.glob(f"replicate-*/{INSTABILITY_FILE}")) for folder in folders]
-    measured = [[_measured(path) for path in paths] for paths in files if paths]
+    measured = [found for paths in files if (found := [one for path in paths if (one := _measured(path))])]
     if not measured:
         return []
     sentence = (
@@ -160,8 +162,12 @@ def _instability(output_dir: Path) -> list[Section]:
     return [Section("Instability", [sentence], (headings, [_instability_row(found) for found in measured]))]
 
 
-def _measured(path: Path) -> Instability:
-    return from_dict(json.loads(path.read_text(encoding="utf-8")))
+def _measured(path: Path) -> Instability | None:
+    """What was measured; None where the file is damaged, which `damages` says."""
+    try:
+        return from_dict(read_sealed(path))
+    except (DamagedFile, KeyError, TypeError):
+        return None
 
 
 def _instability_row(found: list[Instability]) -> list[Cell]:
@@ -181,16 +187,23 @@ def _generations(output_dir: Path, results: Results) -> list[Section]:
     """The answers of language models to fixed prompts: the first replicate's tickets, before and after training."""
     body = []
     for line in results.lines:
-        path = Network.of_line(line).folder(output_dir) / GENERATIONS_FILE
-        if line["control"] != TICKET or line["replicate"] != 0 or not path.is_file():
+        if line["control"] != TICKET or line["replicate"] != 0:
             continue
-        for record in json.loads(path.read_text(encoding="utf-8")):
+        for record in _answers(Network.of_line(line).folder(output_dir)):
             texts = [record["prompt"], *(record.get(key, formatting.NOTHING) for key in ("before", "after"))]
             body.append([Cell(formatting.percent(line["density"])), *(Cell(_cut(text)) for text in texts)])
     if not body:
         return []
     sentence = "Greedy answers to fixed prompts, at the start and at the end of each training of the first replicate."
     return [Section("Answers before and after", [sentence], (["density", "prompt", "before", "after"], body))]
+
+
+def _answers(folder: Path) -> list[dict[str, str]]:
+    """The prompts and answers of a network; none where there are none, or the file is damaged."""
+    try:
+        return json.loads(whole_file(folder, GENERATIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
 
 
 def _cut(answer: str, most: int = 300) -> str:
@@ -201,8 +214,10 @@ def _cut(answer: str, most: int = 300) -> str:
 
 def _data(output_dir: Path) -> list[Section]:
     """What the task noted about its data."""
-    path = output_dir / DATA_NOTES_FILE
-    return [Section("The data", path.read_text(encoding="utf-8").splitlines())] if path.is_file() else []
+    try:
+        return [Section("The data", read_sealed_text(output_dir / DATA_NOTES_FILE).splitlines())]
+    except (FileNotFoundError, DamagedFile):
+        return []
 
 
 def _method(found: Verdict) -> Section:

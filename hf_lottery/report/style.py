@@ -12,6 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, NullLocator
 
+from hf_lottery.files import replacing
 from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
 from hf_lottery.results.metric import Metric
@@ -54,12 +55,12 @@ def spread(values: Sequence[int], most: int) -> list[int]:
 
 def save(figure: Figure, folder: str | os.PathLike, name: str) -> list[Path]:
     """Write `name.png` (at 150 dots an inch) and `name.svg` into the folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    paths = [Path(folder) / f"{name}.png", Path(folder) / f"{name}.svg"]
     with matplotlib.rc_context(_RC):
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
+        with replacing(paths[0]) as partial:
+            figure.savefig(partial, dpi=150)
+        with replacing(paths[1]) as partial:
+            figure.savefig(partial, metadata={"Date": None})
     return paths
 
 

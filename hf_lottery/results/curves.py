@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 
+from hf_lottery.finished import whole_file
 from hf_lottery.layout import STATE_FILE, Network
 from hf_lottery.results.evaluations import evaluations
 from hf_lottery.results.results import Line
@@ -27,9 +28,9 @@ def learning_curve(output_dir: str | os.PathLike, lines: Iterable[Line], key: st
 
 
 def _values(output_dir: str | os.PathLike, line: Line, key: str) -> dict[int, float]:
-    path = Network.of_line(line).folder(output_dir) / STATE_FILE
     try:
+        path = whole_file(Network.of_line(line).folder(output_dir), STATE_FILE)
         history = json.loads(path.read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
     return {entry["step"]: entry[key] for entry in evaluations(history, line["round"]) if key in entry}

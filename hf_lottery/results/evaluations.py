@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-_NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time")  # ends of other keys that the Trainer logs
+# ends of other keys that the Trainer logs
+_NOT_METRICS = ("_runtime", "_per_second", "_jit_compilation_time", "_model_preparation_time")
 
 
 def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None) -> list[dict[str, float]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from itertools import combinations
 from typing import TypedDict
 
+from hf_lottery.finished import whole_file
 from hf_lottery.layout import TICKET, Network
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.results.results import Results
+from hf_lottery.sealed import DamagedFile
 
 
 class Overlap(TypedDict):
@@ -48,7 +51,8 @@ def chance(a: Mask, b: Mask) -> float:
 def overlaps(output_dir: str | os.PathLike, results: Results) -> list[Overlap]:
     """The overlap of the ticket's masks between replicates, one row per round from round 1.
 
-    A replicate without its mask file is left out; with fewer than two masks `n` is 0 and the values are NaN.
+    A replicate without its mask file, or with a damaged one, is left out; with fewer than two masks `n` is 0 and the
+    values are NaN.
     """
     rows = []
     for round in results.rounds(TICKET):
@@ -72,5 +76,8 @@ def overlaps(output_dir: str | os.PathLike, results: Results) -> list[Overlap]:
 
 
 def _masks(output_dir: str | os.PathLike, results: Results, round: int) -> list[Mask]:
-    paths = [Network.of_line(line).folder(output_dir) / MASK_FILE for line in results.select(TICKET, round)]
-    return [Mask.load(path) for path in paths if path.is_file()]
+    masks = []
+    for line in results.select(TICKET, round):
+        with contextlib.suppress(FileNotFoundError, DamagedFile):
+            masks.append(Mask.load(whole_file(Network.of_line(line).folder(output_dir), MASK_FILE)))
+    return masks

@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hf_lottery.layout import CONTROLS, RESULTS_FILE, TICKET, Network
+from hf_lottery.finished import read_line
+from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
 from hf_lottery.results.metric import Metric, metric_of
+from hf_lottery.sealed import DamagedFile
 
 Line = Mapping[str, Any]
 
@@ -85,18 +87,32 @@ class Results:
 
 def read_results(output_dir: str | os.PathLike) -> Results:
     """Read `results.jsonl` of an output folder. A damaged line is skipped, with a note; of two lines for one network
-    the last one counts.
+    the last one counts. Where the networks' own folders are there, what their result.json says counts.
 
     Raises:
         FileNotFoundError: the folder, or its results.jsonl, is not there.
         ValueError: nothing in it has finished, or its lines are of two recipes.
     """
     path = Path(output_dir) / RESULTS_FILE
-    if not path.is_file():
+    listed, notes = _listed(path) if path.is_file() else ({}, [])
+    found, more = _from_folders(Path(output_dir), listed)
+    notes += more
+    if not found and not path.is_file():
         raise FileNotFoundError(
             f"'{output_dir}' has no {RESULTS_FILE}, so nothing has finished there; "
             "give the output folder of a run (training.output_dir), or run the recipe first"
         )
+    if not found:
+        raise ValueError(
+            f"nothing has finished in '{output_dir}' yet: {RESULTS_FILE} has no complete line; run it again"
+        )
+    lines = [found[network] for network in sorted(found)]
+    _require_one_recipe(lines, output_dir)
+    return Results(lines, notes + _shared_seeds(lines))
+
+
+def _listed(path: Path) -> tuple[dict[Network, Line], list[str]]:
+    """The lines of results.jsonl, and a sentence for each that was skipped."""
     raw = path.read_bytes().decode("utf-8", errors="replace").splitlines()
     found: dict[Network, Line] = {}
     notes = []
@@ -110,13 +126,34 @@ def read_results(output_dir: str | os.PathLike) -> Results:
             notes.append(f"Line {number} of {RESULTS_FILE} {why} and was skipped.")
             continue
         found[Network.of_line(line)] = line
-    if not found:
-        raise ValueError(
-            f"nothing has finished in '{output_dir}' yet: {RESULTS_FILE} has no complete line; run it again"
-        )
-    lines = [found[network] for network in sorted(found)]
-    _require_one_recipe(lines, output_dir)
-    return Results(lines, notes + _shared_seeds(lines))
+    return found, notes
+
+
+def _from_folders(root: Path, listed: Mapping[Network, Line]) -> tuple[dict[Network, Line], list[str]]:
+    """The lines of results.jsonl, put right by the networks' own folders, and a sentence for each difference."""
+    found, notes = dict(listed), []
+    for folder in _network_folders(root):
+        name = f"{folder.relative_to(root).as_posix()}/{RESULT_FILE}"
+        try:
+            line = read_line(folder)
+        except DamagedFile as damage:
+            notes.append(f"{name} is damaged: {damage.why}. Run the recipe again: this network is trained again.")
+            continue
+        network = Network.of_line(line)
+        if network.folder(root) != folder:
+            notes.append(f"{name} is the result of {network}, and was skipped.")
+            continue
+        if listed.get(network) != line:
+            what = "lists another result of" if network in listed else "does not list"
+            notes.append(f"{RESULTS_FILE} {what} {network}; what {name} says was taken.")
+        found[network] = line
+    return found, notes
+
+
+def _network_folders(root: Path) -> list[Path]:
+    """The folders of finished networks in an output folder."""
+    rounds = "replicate-*/round-*"
+    return sorted(path.parent for pattern in (rounds, f"{rounds}/*") for path in root.glob(f"{pattern}/{RESULT_FILE}"))
 
 
 def _parse(text: str) -> Line | None:

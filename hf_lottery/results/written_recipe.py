@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hf_lottery.layout import CONTROLS, RECIPE_FILE, Network, planned_networks
+from hf_lottery.sealed import read_sealed_text
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,15 @@ def read_recipe(output_dir: str | os.PathLike) -> WrittenRecipe:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not YAML, or no mapping.
+        ValueError: it was changed since it was written, is not YAML, or no mapping.
     """
     path = Path(output_dir) / RECIPE_FILE
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"'{output_dir}' has no {RECIPE_FILE}: give the output folder of a run")
+    text = read_sealed_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         sections = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, RecursionError, ValueError):
         sections = None
     if not isinstance(sections, dict):
         raise ValueError(f"'{path}' cannot be read: it is no YAML mapping of sections")

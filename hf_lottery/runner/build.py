@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from hf_lottery.distributed.processes import is_main
 from hf_lottery.experiment.experiment import Experiment
-from hf_lottery.files import write_text
 from hf_lottery.layout import DATA_NOTES_FILE
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.launch import require_same_data
 from hf_lottery.runner.network import build_network
-from hf_lottery.runner.progress import NetworkProgress, StepCallback
+from hf_lottery.sealed import write_sealed_text
 from hf_lottery.task_records import TASKS
 from hf_lottery.tasks import TaskData, task_module
 from hf_lottery.training.trainer import LotteryTrainer
 from hf_lottery.training.unsupported import refuse_schedule_ending_at_zero
 
 
-def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None = None) -> Experiment:
-    """The recipe's experiment; data are read once, at the first network that is trained."""
+def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback] = ()) -> Experiment:
+    """The recipe's experiment; data are read once, at the first network that is trained.
+
+    Args:
+        recipe: the recipe.
+        root: its output folder.
+        callbacks: of every trainer.
+    """
     config, arguments = recipe.lottery_config(), recipe.training_arguments()
     if any(control.name == "no_rewinding" for control in recipe.experiment.controls):
         refuse_schedule_ending_at_zero(arguments)
@@ -33,11 +40,11 @@ def make_experiment(recipe: Recipe, root: Path, progress: NetworkProgress | None
     def data() -> TaskData:
         found = load_data(recipe)
         if found.notes and is_main():
-            write_text(root / DATA_NOTES_FILE, "\n".join(found.notes) + "\n")
+            write_sealed_text(root / DATA_NOTES_FILE, "\n".join(found.notes) + "\n")
         return found
 
     def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
-        return build_trainer(recipe, data(), seed, folder, progress)
+        return build_trainer(recipe, data(), seed, folder, callbacks)
 
     def labels() -> dict[str, Any]:
         return {"metric": data().metric, "greater_is_better": data().greater_is_better}
@@ -69,7 +76,7 @@ def load_data(recipe: Recipe) -> TaskData:
 
 
 def build_trainer(
-    recipe: Recipe, data: TaskData, seed: int, folder: Path, progress: NetworkProgress | None = None
+    recipe: Recipe, data: TaskData, seed: int, folder: Path, callbacks: Sequence[TrainerCallback] = ()
 ) -> LotteryTrainer:
     """A fresh trainer for one network: model and adapter drawn under `seed`, output in `folder`."""
     model = build_network(recipe, data, seed)
@@ -89,7 +96,7 @@ def build_trainer(
         processing_class=data.processing_class,
         compute_metrics=data.compute_metrics,
         preprocess_logits_for_metrics=data.preprocess_logits_for_metrics,
-        callbacks=[*data.callbacks, *([StepCallback(progress)] if progress is not None else [])],
+        callbacks=[*data.callbacks, *callbacks],
         lottery_config=recipe.lottery_config(),
     )
     trainer.remove_callback(PrinterCallback)  # the records are in trainer_state.json

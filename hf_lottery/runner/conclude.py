@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from filelock import FileLock
 from rich.console import Console
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
@@ -20,6 +21,8 @@ from hf_lottery.ticket.schema import CARD_FILE, JSON_FILE
 from hf_lottery.ticket.ticket import Ticket, TicketError
 from hf_lottery.training.search import Search
 
+CONCLUDE_LOCK = ".conclude.lock"
+
 
 def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     """Write report and ticket, print the table, the verdict and the paths of all files, and publish if asked to.
@@ -27,6 +30,15 @@ def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     The ticket is the first replicate's, of the sparsest round that matches the dense network by the mean, or of the
     last round. If the output folder has it already, data and model are not loaded.
     """
+    lock = FileLock(experiment.root / CONCLUDE_LOCK)
+    from_main(lambda: lock.acquire() and None)  # two runs of one folder conclude one after the other
+    try:
+        _conclude(recipe, experiment, console)
+    finally:
+        lock.release()
+
+
+def _conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
     root, results = experiment.root, read_results(experiment.root)
     found = verdict(results)
     best = found.extreme_on_average

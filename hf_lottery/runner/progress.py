@@ -43,6 +43,10 @@ class NetworkProgress:
         if not self.console.is_terminal:
             self.console.print(f"[{done + 1}/{total}] {network}", highlight=False, markup=False)
 
+    def wait(self, network: Network, holder: str) -> None:
+        """A network that is needed is trained by another process."""
+        self.console.print(f"waiting for {network}, which {holder} trains", highlight=False, markup=False)
+
     def step(self, step: int, max_steps: int) -> None:
         """The network has been trained for `step` of `max_steps` steps."""
         self.bars.update(self._steps, completed=step, total=max_steps)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
+from transformers import TrainerCallback
 
 from hf_lottery.config import AUTO
 from hf_lottery.distributed.processes import world_size
 from hf_lottery.experiment.instability import measure_instability
-from hf_lottery.files import write_text
 from hf_lottery.layout import REWIND_STEP_FILE, REWIND_STEP_FOLDER
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.results.linear_path import STABLE_BELOW, earliest_stable_step
 from hf_lottery.runner.build import build_trainer, load_data
+from hf_lottery.sealed import DamagedFile, read_sealed, write_sealed
+
+_log = logging.getLogger(__name__)
 
 SEEDS = (1, 2)
 
 
-def settle_rewind_step(recipe: Recipe, root: Path) -> Recipe:
+def settle_rewind_step(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback] = ()) -> Recipe:
     """The recipe with its rewind step as a number, which is measured once for an output folder and written there.
 
     From each step k of the list two copies of the first replicate's dense network are trained under different data
@@ -28,6 +32,7 @@ def settle_rewind_step(recipe: Recipe, root: Path) -> Recipe:
     Args:
         recipe: returned unchanged unless its rewind step is auto.
         root: the output folder.
+        callbacks: of the trainers.
 
     Raises:
         ValueError: no step of the list is stable.
@@ -40,17 +45,22 @@ def settle_rewind_step(recipe: Recipe, root: Path) -> Recipe:
     if world_size() > 1 and not decision.is_file():
         raise ValueError("rewind_step auto is measured by one process: run the recipe once without a launcher first")
     with FileLock(root / ".rewind-step.lock"):
-        if not decision.is_file():
-            write_text(decision, json.dumps(_measure(recipe, root), indent=1) + "\n")
-    return _at(recipe, json.loads(decision.read_text(encoding="utf-8"))["rewind_step"])
+        try:
+            chosen = read_sealed(decision)
+        except (FileNotFoundError, DamagedFile) as reason:
+            if isinstance(reason, DamagedFile):
+                _log.warning("%s. The rewind step is measured again.", reason)
+            chosen = _measure(recipe, root, callbacks)
+            write_sealed(decision, chosen)
+    return _at(recipe, chosen["rewind_step"])
 
 
-def _measure(recipe: Recipe, root: Path) -> dict:
+def _measure(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback]) -> dict:
     data, found = load_data(recipe), {}
 
     def instability_at(step: int) -> float:
         folder = root / REWIND_STEP_FOLDER / f"step-{step}"
-        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder)
+        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder, callbacks)
         measured = measure_instability(
             trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better
         )

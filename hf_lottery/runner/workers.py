@@ -7,7 +7,6 @@ workers from training the same network.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from hf_lottery.layout import JOBS_FOLDER
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.conclude import conclude
 from hf_lottery.runner.run import claim_output_folder, open_run
+from hf_lottery.training.stopping import Stopped, Stopping
 
 WORKER_FLAG = "--as-worker"
 
@@ -37,6 +37,7 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
     Raises:
         ValueError: `count` is below 1.
         ChildProcessError: a worker failed; the others were stopped. What was finished stays.
+        Stopped: SIGTERM or Ctrl-C has come; the workers were stopped, each with a checkpoint.
     """
     if count < 1:
         raise ValueError(f"--workers is {count}; it must be 1 or more")
@@ -45,17 +46,19 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     workers = [
-        subprocess.Popen(_worker_command(arguments), env=environment)
+        # a session of its own: Ctrl-C on the terminal comes to this process alone, which passes it on
+        subprocess.Popen(_worker_command(arguments), env=environment, start_new_session=True)
         for _ in range(min(count, len(experiment.pending())))
     ]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
-    try:
-        _watch(workers, experiment, console)
-    finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait()
+    stopping = Stopping()
+    with stopping.on_signals():
+        try:
+            _watch(workers, experiment, stopping, console)
+        finally:
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.wait()
     experiment.write_results()
     conclude(recipe, experiment, console)
     return experiment.root
@@ -63,8 +66,13 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
 
 def work(recipe: Recipe) -> None:
     """Be a worker: train until nothing is left, and print nothing but errors."""
-    _, experiment = open_run(recipe)
-    experiment.run()
+    stopping = Stopping()
+    with stopping.on_signals():
+        _, experiment = open_run(recipe, stopping=stopping)
+        try:
+            experiment.run(stopping=stopping)
+        except Stopped as stopped:
+            sys.exit(128 + stopped.number)  # who started the workers says what happened
 
 
 def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, console: Console | None = None) -> None:
@@ -102,10 +110,11 @@ def _worker_command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
 
 
-def _watch(workers: list[subprocess.Popen], experiment: Experiment, console: Console) -> None:
+def _watch(workers: list[subprocess.Popen], experiment: Experiment, stopping: Stopping, console: Console) -> None:
     """Print how many networks are trained until all workers have ended; raise ChildProcessError when one fails."""
     total, shown = len(experiment.networks()), -1
     while any(worker.poll() is None for worker in workers):
+        stopping.check()
         failed = next((worker for worker in workers if worker.poll()), None)
         if failed is not None:
             raise ChildProcessError(

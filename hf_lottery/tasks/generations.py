@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from hf_lottery.files import write_text
 from hf_lottery.layout import GENERATIONS_FILE
+from hf_lottery.sealed import DamagedFile, readable
 from hf_lottery.tasks.instructions import PromptTemplate
 from hf_lottery.tasks.tokenizing import pad_token
 
@@ -32,7 +33,11 @@ class GenerationCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         path = Path(args.output_dir) / GENERATIONS_FILE
-        if not path.is_file():
+        if path.exists():
+            with readable(path):  # the answers before training, which a resumed training cannot give again
+                if len(json.loads(path.read_text(encoding="utf-8"))) != len(self.prompts):
+                    raise DamagedFile(path, f"it has not the answers to {len(self.prompts)} prompts")
+        else:
             self._write(path, state, [{"prompt": p, "before": text} for p, text in self._answers(model)])
 
     def on_train_end(self, args, state, control, model=None, **kwargs):

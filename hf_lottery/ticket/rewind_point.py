@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_lottery.distributed.processes import full, full_shape, named_buffers, named_parameters, named_tensors, write
 from hf_lottery.files import write_tensors
+from hf_lottery.sealed import readable
 
 
 @dataclass
@@ -72,8 +73,12 @@ class RewindPoint:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> RewindPoint:
-        """Read what `save` wrote."""
-        with safe_open(path, framework="pt") as file:
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedFile: it is not a rewind point's file, or not all of it.
+        """
+        with readable(path), safe_open(path, framework="pt") as file:
             step = int((file.metadata() or {}).get("step", 0))
             return cls(step, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from hf_lottery.files import flush, flush_folder, make_folder, naming, scratch
 from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.ticket.base_model import dtype_name
@@ -48,25 +48,28 @@ def write_folder(
     """
     if folder.is_file():
         raise TicketError(f"{folder} is a file; a ticket is saved into a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     card = folder / CARD_FILE
     if card.is_symlink():
         raise TicketError(f"{card} is a link; a ticket's card must be a file in its folder")
     existing = decode_card(card.read_bytes()) if card.is_file() else None
-    with tempfile.TemporaryDirectory(prefix=".ticket-", dir=folder) as temporary:
-        scratch = Path(temporary)
+    with naming(folder), scratch(folder) as new:
         tensors = tensor_table(mask, rewind, info)
-        files, encoding = _write_tensors(scratch, mask, rewind, tensors, compress)
+        files, encoding = _write_tensors(new, mask, rewind, tensors, compress)
         if model is not None:
-            files += write_model(scratch, model, mask, info["pruned_becomes"])
-        files += _copy_plots(scratch, plots)
+            files += write_model(new, model, mask, info["pruned_becomes"])
+        files += _copy_plots(new, plots)
         facts = {"mask_encoding": encoding, "rewind_step": rewind.step, "fingerprint": mask.fingerprint()}
-        _write_json(scratch, info, facts, tensors, files)
-        (scratch / CARD_FILE).write_bytes(encode_card(mask, rewind.step, info, files, existing=existing))
+        _write_json(new, info, facts, tensors, files)
+        (new / CARD_FILE).write_bytes(encode_card(mask, rewind.step, info, files, existing=existing))
+        all_files = (*files, CARD_FILE, JSON_FILE)
+        for name in all_files:
+            flush(new / name)
         for name in _listed_files(folder) - set(files):
             (folder / name).unlink(missing_ok=True)
-        for name in (*files, CARD_FILE, JSON_FILE):  # replaces a link, does not write to what the link points at
-            os.replace(scratch / name, folder / name)
+        for name in all_files:  # replaces a link, does not write to what the link points at
+            os.replace(new / name, folder / name)
+        flush_folder(folder)
 
 
 def decode_card(data: bytes) -> str:

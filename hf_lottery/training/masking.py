@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
 from hf_lottery.distributed.processes import named_parameters, require_agreement
-from hf_lottery.mask import MASK_FILE, Mask
+from hf_lottery.mask import Mask
 from hf_lottery.training.deepspeed import DeepSpeedMaskedStep, DeepSpeedTraining
 from hf_lottery.training.masked_step import MaskedStep, forget_moments, inner_optimizer
 from hf_lottery.training.rewinding import RewindCallback
@@ -89,12 +87,6 @@ class Masking(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._attach()
-
-    def on_save(self, args, state, control, **kwargs):
-        # Trainer._save is not called for weights that are saved as shards
-        saved = Path(args.output_dir) / f"checkpoint-{state.global_step}" / MASK_FILE
-        if args.should_save and saved.parent.is_dir() and not saved.is_file():
-            self.mask.save(saved)
 
     def on_train_end(self, args, state, control, **kwargs):
         if isinstance(self._step, DeepSpeedMaskedStep):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
-
-from hf_lottery.files import write_text
-from hf_lottery.layout import RESULT_FILE, TRAINED_FILE
+from hf_lottery.files import flush
+from hf_lottery.finished import read_line, whole_file
+from hf_lottery.layout import GENERATIONS_FILE, RESULT_FILE, STATE_FILE, TRAINED_FILE
 from hf_lottery.mask import MASK_FILE, Mask
+from hf_lottery.sealed import FILES, DamagedFile, file_records, write_sealed
 from hf_lottery.ticket.rewind_point import RewindPoint
-
-SECONDS_FILE = "seconds"  # how long an unfinished training had taken at its last checkpoint
 
 
 class NetworkFolder:
     """The folder of one trained network. It is finished if it has `result.json`: that file is written last.
+
+    `result.json` has the sizes and checksums of the other files. Whoever reads one through this class, or through
+    `hf_lottery.finished`, gets what was written, or a DamagedFile.
 
     Args:
         path: for the ticket of round 3 `round-03`, for a control of it `round-03/random_reinit-0`.
@@ -29,38 +29,47 @@ class NetworkFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the network was trained to the end and all its files are on disk."""
-        return (self.path / RESULT_FILE).is_file()
+        """Whether the network was trained to the end, and its result.json is whole."""
+        try:
+            return read_line(self.path) is not None
+        except DamagedFile:
+            return False
+
+    def damage(self) -> DamagedFile | None:
+        """What is wrong with result.json; None: nothing, or the network is not finished."""
+        try:
+            read_line(self.path)
+        except DamagedFile as damage:
+            return damage
+        return None
 
     def result(self) -> dict[str, Any]:
-        """The network's line of results.jsonl."""
-        return json.loads((self.path / RESULT_FILE).read_text(encoding="utf-8"))
+        """The network's line of results.jsonl.
+
+        Raises:
+            FileNotFoundError: the network is not finished.
+            DamagedFile: its result.json has changed.
+        """
+        line = read_line(self.path)
+        if line is None:
+            raise FileNotFoundError(f"there is no {self.path / RESULT_FILE}: the network is not finished")
+        return line
 
     def mask(self) -> Mask:
-        """The mask that the network was trained under."""
-        return Mask.load(self.path / MASK_FILE)
+        """The mask that the network was trained under. Raises DamagedFile."""
+        return Mask.load(whole_file(self.path, MASK_FILE))
 
     def trained(self) -> RewindPoint:
-        """The weights at the end of training."""
-        return RewindPoint.load(self.path / TRAINED_FILE)
+        """The weights at the end of training. Raises DamagedFile."""
+        return RewindPoint.load(whole_file(self.path, TRAINED_FILE))
 
     def finish(self, mask: Mask, trained: RewindPoint, result: dict[str, Any]) -> None:
-        """Write all three files; `result.json` last, so that after a crash the folder does not count as finished."""
+        """Write mask and trained weights, then `result.json`: after a crash the folder does not count as finished."""
         mask.save(self.path / MASK_FILE)
         trained.save(self.path / TRAINED_FILE)
-        write_text(self.path / RESULT_FILE, json.dumps(result, indent=1) + "\n")
-
-
-def last_checkpoint(folder: str | os.PathLike) -> str | None:
-    """The newest complete checkpoint in `folder`, which is one with `trainer_state.json`: Trainer writes that last.
-
-    (transformers' `get_last_checkpoint` looks at names alone, and returns one whose writing was killed.)
-    """
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        try:
-            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return str(path)
-    return None
+        others = [name for name in (STATE_FILE, GENERATIONS_FILE) if (self.path / name).is_file()]
+        for name in others:
+            flush(self.path / name)
+        write_sealed(
+            self.path / RESULT_FILE, {**result, FILES: file_records(self.path, (MASK_FILE, TRAINED_FILE, *others))}
+        )

@@ -13,8 +13,10 @@ from transformers.trainer_utils import has_length
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import barrier, from_main, named_parameters, world_size
-from hf_lottery.layout import REWIND_FILE
+from hf_lottery.files import make_folder, naming, write_state
+from hf_lottery.layout import MANIFEST_FILE, REWIND_FILE
 from hf_lottery.random_state import get_rng_state
+from hf_lottery.sealed import readable, require_whole_folder, seal_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.replay import REWIND_POINT, Replay
 
@@ -99,21 +101,23 @@ class RewindCallback(TrainerCallback):
         """Read the rewind point that an earlier process wrote to `output_dir`; False if there is none.
 
         Raises:
+            DamagedFile: one of its files has changed since it was written.
             ValueError: it was written by another number of processes.
         """
-        if self.folder is None or not from_main(lambda: (self.folder / REWIND_FILE).is_file()):
+        if self.folder is None or not from_main(lambda: (self.folder / MANIFEST_FILE).exists()):
             return False
-        self.point = RewindPoint.load(self.folder / REWIND_FILE)
-        rng_file = _per_rank(self.folder / RNG_FILE, args)
+        from_main(lambda: require_whole_folder(self.folder))
         written = from_main(lambda: len(list(self.folder.glob("rng*.pt"))))
         if written != max(args.world_size, 1):
             raise ValueError(
                 f"{self.folder} was written by {written} process(es) and there are {args.world_size} now, "
                 f"whose random numbers it does not hold: run with {written}, or set another output_dir"
             )
-        with safe_globals():
+        self.point = RewindPoint.load(self.folder / REWIND_FILE)
+        rng_file = _per_rank(self.folder / RNG_FILE, args)
+        with readable(rng_file), safe_globals():
             states = torch.load(rng_file, weights_only=True)
-        self.replay.start_rng, self.replay.step_rng = states["start"], states["step"]
+            self.replay.start_rng, self.replay.step_rng = states["start"], states["step"]
         return True
 
     def _capture(self, model: torch.nn.Module, step: int, args: TrainingArguments) -> None:
@@ -126,20 +130,22 @@ class RewindCallback(TrainerCallback):
         self.point = RewindPoint.capture(model, step, keep=self.folder is None or args.should_save)
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Write the state of training at step k. rewind.safetensors is last: `load` reads nothing without it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the state of training at step k. The manifest is last: `load` reads nothing without it."""
+        make_folder(self.folder)
         rng_file = _per_rank(self.folder / RNG_FILE, args)
-        torch.save({"start": self.replay.start_rng, "step": self.replay.step_rng}, rng_file)
+        write_state(rng_file, {"start": self.replay.start_rng, "step": self.replay.step_rng})
         if self.point.step > 0 and self.trainer is not None:
-            self.trainer._save_optimizer_and_scheduler(str(self.folder))
-            self.trainer._save_scaler(str(self.folder))
-            if args.should_save:
-                # the best model so far is the dense network: a sparse one must not load its weights at the end
-                blank = {"best_metric": None, "best_global_step": None, "best_model_checkpoint": None}
-                replace(state, **blank).save_to_json(str(self.folder / TRAINER_STATE_NAME))
+            with naming(self.folder, RuntimeError):  # torch.save's own error
+                self.trainer._save_optimizer_and_scheduler(str(self.folder))
+                self.trainer._save_scaler(str(self.folder))
+                if args.should_save:
+                    # the best model so far is the dense network: a sparse one must not load its weights at the end
+                    blank = {"best_metric": None, "best_global_step": None, "best_model_checkpoint": None}
+                    replace(state, **blank).save_to_json(str(self.folder / TRAINER_STATE_NAME))
         barrier()
         if args.should_save:
             self.point.save(self.folder / REWIND_FILE)
+            seal_folder(self.folder, {"step": self.point.step})
         barrier()
         if world_size() > 1:  # one file, mapped into the memory of all, instead of a copy each
             self.point = RewindPoint.load(self.folder / REWIND_FILE)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-import time
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
-from hf_lottery.distributed.processes import barrier, from_main, is_main, named_parameters
-from hf_lottery.files import write_text
-from hf_lottery.layout import round_folder
+from hf_lottery.distributed.processes import barrier, from_main, named_parameters
+from hf_lottery.files import make_folder, naming
+from hf_lottery.folder_lock import FolderLock
+from hf_lottery.layout import MANIFEST_FILE, round_folder
 from hf_lottery.pruning.lora import delta_density
 from hf_lottery.results.evaluations import evaluations, summarise
+from hf_lottery.sealed import DamagedFile, read_sealed, require_whole_folder, write_sealed
 from hf_lottery.ticket.info import ticket_info
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
-from hf_lottery.training.network_folder import SECONDS_FILE, NetworkFolder, last_checkpoint
+from hf_lottery.training.checkpoints import last_checkpoint
+from hf_lottery.training.discard import discard
+from hf_lottery.training.network_folder import NetworkFolder
 
 SEARCH_FILE = "search.json"
 # TrainingArguments that, with the LotteryConfig, say which search it is
+_log = logging.getLogger(__name__)
 _ARGUMENTS = ("seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "optim")
 
 
@@ -41,14 +48,40 @@ class Search:
         The model then has the trained weights of the last round, under its mask.
 
         Raises:
-            ValueError: `output_dir` holds the rounds of another search.
+            ValueError: `output_dir` holds the rounds of another search, or another process works there.
         """
-        from_main(self._claim_output_dir)
+        lock = FolderLock(self.trainer.args.output_dir)
+        from_main(lambda: lock.require("wait until it ends, or set another output_dir"))
+        try:
+            from_main(self._claim_output_dir)
+            return self._run_rounds()
+        finally:
+            lock.release()
+
+    def _run_rounds(self) -> Ticket:
+        """All rounds; what a damaged file belongs to is computed again, once."""
         last = self.trainer.lottery_config.num_rounds
-        for number in range(last + 1):
-            self.run_round(number)
-        self.load_trained(last)
-        return self.ticket(last)
+        discarded: set[Path] = set()
+        while True:
+            try:
+                for number in range(last + 1):
+                    self.run_round(number)
+                self.load_trained(last)
+                return self.ticket(last)
+            except DamagedFile as damage:
+                if damage.path in discarded:
+                    raise
+                discarded.add(damage.path)
+                self._discard(damage)
+
+    def _discard(self, damage: DamagedFile) -> None:
+        """Make the round that a damaged file belongs to unfinished."""
+        folder = from_main(lambda: discard(damage))
+        self._loaded = None
+        if from_main(lambda: not (self.trainer.rewinding.folder / MANIFEST_FILE).exists()):
+            self.trainer.rewinding.point = None  # round 0 captures it again
+        if self.trainer.args.should_save:
+            _log.warning("%s. %s is trained again.", damage, folder)
 
     def run_round(self, number: int, **labels: Any) -> dict[str, Any]:
         """Train round `number` and return its line of results. If the round is finished, the line is only read.
@@ -62,7 +95,7 @@ class Search:
         """
         folder = self.round_folder(number)
         if from_main(lambda: folder.finished):
-            return folder.result()
+            return from_main(folder.result)
         if number > 0:
             self.load_trained(number - 1)
             self.trainer.prune()
@@ -83,7 +116,17 @@ class Search:
 
     def _checkpoint(self, folder: NetworkFolder) -> str | None:
         """The checkpoint in `folder` that training continues from; None: there is none, or it holds weights alone."""
-        return None if self.trainer.args.save_only_model else from_main(lambda: last_checkpoint(folder.path))
+        trainer = self.trainer
+        if trainer.args.save_only_model:
+            return None
+
+        def require_rewind_point(facts: dict[str, Any]) -> None:
+            k = trainer.lottery_config.resolve_rewind_step(facts["max_steps"])
+            if trainer.rewinding.point is None and facts["step"] > k:  # written in step k + 1 of this very training
+                require_whole_folder(trainer.rewinding.folder)
+
+        found = from_main(lambda: last_checkpoint(folder.path, require_rewind_point, tidy=True))
+        return None if found is None else found[0]
 
     def train_network(self, folder: NetworkFolder, **labels: Any) -> dict[str, Any]:
         """Train one network under the trainer's current mask and return its line of results.
@@ -99,14 +142,15 @@ class Search:
         trainer.current_round = labels.get("round", 0)
         root, trainer.args.output_dir = trainer.args.output_dir, str(folder.path)
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.path)
             seconds = self._train(folder)
             evaluated = evaluations(trainer.state.log_history)
             if trainer.eval_dataset is not None and (
                 not evaluated or evaluated[-1]["step"] != trainer.state.global_step
             ):
                 trainer.evaluate()
-            trainer.save_state()
+            with naming(folder.path):
+                trainer.save_state()
             line = self._line(seconds, labels)
             trained = RewindPoint.capture(trainer.model, trainer.state.global_step, keep=trainer.args.should_save)
             if trainer.args.should_save:
@@ -127,19 +171,29 @@ class Search:
         if self._loaded == number:
             return
         folder, trainer = self.round_folder(number), self.trainer
-        if not folder.finished:
+        if from_main(lambda: not folder.finished):
             raise FileNotFoundError(f"round {number} is not finished in {folder.path}: run it first")
-        trainer.load_rewind_point()
-        folder.trained().restore(trainer.model)
-        trainer.mask = folder.mask()
+        self._load_rewind_point()
+        trained, mask = folder.trained(), folder.mask()
+        trained.restore(trainer.model)
+        trainer.mask = mask
         trainer.replay.last_lr_factor = folder.result().get("last_lr_factor")
         trainer.current_round = self._loaded = number
 
     def enter_round(self, number: int) -> None:
         """Prepare the trainer for a control of round `number`: rewind point, round, last learning rate of round 0."""
-        self.trainer.load_rewind_point()
+        self._load_rewind_point()
         self.trainer.current_round = number
         self.trainer.replay.last_lr_factor = self.round_folder(0).result()["last_lr_factor"]
+
+    def _load_rewind_point(self) -> None:
+        """Load the rewind point that round 0 has written."""
+        try:
+            self.trainer.load_rewind_point()
+        except FileNotFoundError:
+            if from_main(lambda: self.round_folder(0).finished):
+                raise DamagedFile(self.trainer.rewinding.folder / MANIFEST_FILE, "it is missing") from None
+            raise
 
     def ticket(self, number: int | None = None, **about: Any) -> Ticket:
         """The ticket of a finished round: its mask, θ_k and the results of the rounds that led to it.
@@ -151,7 +205,7 @@ class Search:
         """
         trainer = self.trainer
         number = trainer.lottery_config.num_rounds if number is None else number
-        trainer.load_rewind_point()
+        self._load_rewind_point()
         mask, rewind = self.round_folder(number).mask(), trainer.rewind_point
         about.setdefault("results", [self.round_folder(r).result() for r in range(number + 1)])
         about.setdefault("seeds", [trainer.args.seed])
@@ -168,10 +222,15 @@ class Search:
         mine = {**trainer.lottery_config.to_dict(), **{name: arguments[name] for name in _ARGUMENTS}}
         del mine["num_rounds"]  # with more rounds it is the same search, longer
         path = Path(trainer.args.output_dir) / SEARCH_FILE
-        if not path.is_file():
-            write_text(path, json.dumps(mine, indent=1) + "\n")
+        if not path.exists():
+            write_sealed(path, mine)
             return
-        mine, found = json.loads(json.dumps(mine)), json.loads(path.read_text(encoding="utf-8"))
+        try:
+            mine, found = json.loads(json.dumps(mine)), read_sealed(path)
+        except DamagedFile as damage:
+            raise ValueError(
+                f"{damage}. If the rounds in {path.parent} are of this search, remove this file and call again"
+            ) from None
         for name, value in mine.items():
             if found.get(name, value) != value:
                 raise ValueError(
@@ -180,21 +239,27 @@ class Search:
                 )
 
     def _train(self, folder: NetworkFolder) -> float:
-        """Train, from the last checkpoint in `folder` if there is one; returns the seconds in all processes."""
+        """Train, from the last whole checkpoint in `folder` if there is one; returns the seconds in all processes."""
         trainer = self.trainer
-        checkpoint = self._checkpoint(folder)
-        clock = _Clock(from_main(lambda: _read_seconds(folder.path)) if checkpoint else 0.0)
-        trainer.add_callback(clock)
-        try:
-            output = trainer.train(resume_from_checkpoint=checkpoint)
-        finally:
-            trainer.remove_callback(clock)
+        with self._as_never_interrupted():
+            trainer.train(resume_from_checkpoint=self._checkpoint(folder))
         if trainer.rewinding.point is None:
             raise ValueError(
                 f"training ended at step {trainer.state.global_step}, before rewind_step "
                 f"{trainer.lottery_config.rewind_step} was reached: choose an earlier one"
             )
-        return clock.seconds_before + output.metrics["train_runtime"]
+        return trainer.checkpoints.seconds
+
+    @contextmanager
+    def _as_never_interrupted(self) -> Iterator[None]:
+        """In the block, a training that continues does what it would have done, also where Trainer has other rules."""
+        args, checkpoints = self.trainer.args, self.trainer.checkpoints
+        before = args.restore_callback_states_from_checkpoint
+        args.restore_callback_states_from_checkpoint = checkpoints.ends_where_it_stopped = True
+        try:
+            yield
+        finally:
+            args.restore_callback_states_from_checkpoint, checkpoints.ends_where_it_stopped = before, False
 
     def _line(self, seconds: float, labels: dict[str, Any]) -> dict[str, Any]:
         """The line of results of the network that was just trained."""
@@ -218,24 +283,3 @@ class Search:
             "densities": counts,
             **delta_density(mask, named_parameters(trainer.model)),
         }
-
-
-class _Clock(TrainerCallback):
-    """Writes how long training has taken beside each checkpoint, so that the seconds of all processes are added up."""
-
-    def __init__(self, seconds_before: float):
-        self.seconds_before = seconds_before
-        self.began = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.began = time.monotonic()
-
-    def on_save(self, args, state, control, **kwargs):
-        if is_main():
-            seconds = self.seconds_before + time.monotonic() - self.began
-            write_text(Path(args.output_dir) / SECONDS_FILE, f"{seconds}\n")
-
-
-def _read_seconds(folder: Path) -> float:
-    path = folder / SECONDS_FILE
-    return float(path.read_text()) if path.is_file() else 0.0

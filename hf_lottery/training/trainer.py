@@ -17,11 +17,13 @@ from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
 from hf_lottery.pruning.step import check_network, next_mask
 from hf_lottery.pruning.targets import match_rates, prunable
+from hf_lottery.sealed import require_whole_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
+from hf_lottery.training.checkpointing import CheckpointMixin
+from hf_lottery.training.checkpoints import Checkpoints, checkpoint_of_trainer, last_checkpoint
 from hf_lottery.training.deepspeed import DeepSpeedTraining
 from hf_lottery.training.masking import Masking
-from hf_lottery.training.network_folder import last_checkpoint
 from hf_lottery.training.replay import REWIND_POINT, STEP_0, InitialState, Replay
 from hf_lottery.training.rewinding import RewindCallback, refuse_newly_trained
 from hf_lottery.training.search import Search
@@ -33,7 +35,7 @@ from hf_lottery.training.unsupported import (
 )
 
 
-class LotteryMixin:
+class LotteryMixin(CheckpointMixin):
     """Adds masks and the search for tickets to any Trainer: `class MyTrainer(LotteryMixin, SFTTrainer): ...`.
 
     Takes the Trainer's own arguments in its own order, and two more by name. Without these two it is the Trainer, bit
@@ -48,6 +50,7 @@ class LotteryMixin:
         current_round: the number of prunings; `log` adds it to every record.
         replay: how the next `train()` starts.
         rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
+        checkpoints: the callback that completes and checks checkpoints; None without `lottery_config` and `ticket`.
 
     Raises:
         ValueError: a setting under which pruned weights could change, or nothing to prune.
@@ -61,6 +64,7 @@ class LotteryMixin:
         self.current_round = 0
         self.replay = Replay()
         self.rewinding: RewindCallback | None = None
+        self.checkpoints: Checkpoints | None = None
         self._masking: Masking | None = None  # None: plain Trainer
         self._initial_state: InitialState | None = None
         self._rates: dict[str, float] = {}  # parameter name -> its own rate, if that is not `pruning_rate`
@@ -86,11 +90,12 @@ class LotteryMixin:
             ticket.apply_to(self.model)
             if config.pruned_value == "init":
                 self.rewinding.point = RewindPoint.capture(self.model)
+        self.checkpoints = Checkpoints(self)
         mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
         self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
         # Callback order: Trainer's own and the caller's, then ours as they are added here. DeepSpeed's writes the
         # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k.
-        for callback in filter(None, (deepspeed, self.rewinding, self._masking)):
+        for callback in filter(None, (deepspeed, self.rewinding, self._masking, self.checkpoints)):
             self.add_callback(callback)
 
     # --- the steps: train, prune, rewind
@@ -125,22 +130,27 @@ class LotteryMixin:
 
     def _start_fresh(self) -> None:
         """From the weights as they are, at step 0."""
+        self.checkpoints.continue_from(None, None)
         self.replay.set_start_rng(again=self.replay.start == STEP_0)
         self._masking.enter_training(from_checkpoint=False)
 
     def _start_from_rewind_point(self) -> str | None:
         """From the weights as they are, with optimizer, scheduler, random numbers and data order of step k."""
         step = self.rewind_point.step
+        self.checkpoints.continue_from(None, None)
         self.replay.set_start_rng(again=True)
         self._masking.enter_training(from_checkpoint=False)
         return str(self.rewinding.folder) if step > 0 else None
 
     def _start_from_checkpoint(self, checkpoint: str | os.PathLike | bool) -> str | bool:
-        """From a checkpoint, with the mask in it. True: the last one in `output_dir`."""
+        """From a checkpoint, with the mask in it. True: the last whole one in `output_dir`."""
         if checkpoint is True:
-            checkpoint = from_main(lambda: last_checkpoint(self.args.output_dir)) or True
+            found = from_main(lambda: last_checkpoint(self.args.output_dir))
+            checkpoint, facts = found or (True, None)
         else:
             checkpoint = os.fspath(checkpoint)
+            facts = from_main(lambda: None if checkpoint_of_trainer(checkpoint) else require_whole_folder(checkpoint))
+        self.checkpoints.continue_from(checkpoint, facts)
         if self.rewinding.point is None:
             self.rewinding.load(self.args)
         has_mask = isinstance(checkpoint, str) and (Path(checkpoint) / MASK_FILE).is_file()

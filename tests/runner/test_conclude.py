@@ -12,6 +12,7 @@ from hf_lottery import Ticket
 from hf_lottery.recipe.recipe import load_recipe
 from hf_lottery.runner import build
 from hf_lottery.runner.run import run
+from hf_lottery.sealed import read_sealed, write_sealed
 
 SMALL = [
     "training.max_steps=8", "training.eval_steps=4", "lottery.num_rounds=1", "model.config.hidden_sizes=[8]",
@@ -76,7 +77,7 @@ def test_a_ticket_of_other_results_or_another_recipe_is_written_again(finished):
     again("hub.include_model=true")
     assert (folder / "ticket" / "model.safetensors").is_file()
     path = folder / "replicate-0" / "round-00" / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_accuracy": 0.125}))
+    write_sealed(path, read_sealed(path) | {"test_accuracy": 0.125})
     again("hub.include_model=true")
     assert Ticket.from_pretrained(folder / "ticket").info["results"][0]["test_accuracy"] == 0.125
 

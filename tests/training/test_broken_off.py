@@ -11,7 +11,8 @@ from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 
 from hf_lottery import LotteryConfig, LotteryMixin, Mask
-from hf_lottery.training.network_folder import last_checkpoint
+from hf_lottery.sealed import read_sealed, write_sealed
+from hf_lottery.training.checkpoints import last_checkpoint
 from hf_lottery.training.search import Search
 from tests.tiny import curve, make_trainer, same, seeded_net, weights
 
@@ -119,7 +120,7 @@ def test_a_half_written_checkpoint_is_not_continued_from(tmp_path, lost):
     for path in (folder / "checkpoint-6").iterdir():
         if path.name == lost or (lost.startswith("all") and path.name != "model.safetensors"):
             path.unlink()
-    assert last_checkpoint(folder) == str(folder / "checkpoint-3")
+    assert last_checkpoint(folder)[0] == str(folder / "checkpoint-3")
     second = searcher(tmp_path / "b", {"num_rounds": 0}, **settings)
     second.find_ticket()
     assert results(second) == results(first)
@@ -202,9 +203,10 @@ def test_seconds_of_all_processes_are_added_up(tmp_path):
     trainer = searcher(tmp_path, {"num_rounds": 0}, callbacks=[BreakOff(0, 7)], **settings)
     with pytest.raises(KeyboardInterrupt):
         trainer.find_ticket()
-    path = tmp_path / "round-00" / "seconds"
-    assert 0 < float(path.read_text()) < 300
-    path.write_text("1000\n")
+    path = tmp_path / "round-00" / "checkpoint-5" / "manifest.json"
+    manifest = read_sealed(path)
+    assert 0 < manifest["seconds"] < 300
+    write_sealed(path, {**manifest, "seconds": 1000.0})
     searcher(tmp_path, {"num_rounds": 0}, **settings).find_ticket()
     assert 1000 < json.loads((tmp_path / "round-00" / "result.json").read_text())["train_seconds"] < 1300
 

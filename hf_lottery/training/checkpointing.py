@@ -1,0 +1,61 @@
+"""CheckpointMixin: the methods of Trainer that write a checkpoint and continue from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers.trainer_utils import rotate_checkpoints
+
+from hf_lottery.distributed.processes import from_main
+from hf_lottery.files import naming
+from hf_lottery.sealed import require_whole_folder
+from hf_lottery.training.checkpoints import Checkpoints
+
+
+class CheckpointMixin:
+    """A Trainer that continues from a checkpoint as if it had not been interrupted.
+
+    Attributes:
+        checkpoints: None: exactly Trainer's checkpoints.
+    """
+
+    checkpoints: Checkpoints | None = None
+
+    def _save_checkpoint(self, model, trial) -> None:
+        if self.checkpoints is None:
+            return super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        most, self.args.save_total_limit = self.args.save_total_limit, None  # others are kept until this one is whole
+        try:
+            with naming(folder, RuntimeError):  # torch.save's own error
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = most
+        self.checkpoints.seal(folder)
+        if self.args.should_save:
+            rotate_checkpoints(str(folder.parent), most, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _init_training_state(self, max_steps: int, steps_per_epoch: int, *args, **kwargs) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, steps_per_epoch, *args, **kwargs)
+        if self.checkpoints is None:
+            return started
+        return self.checkpoints.started(started, steps_per_epoch)
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if self.checkpoints is None:
+            return super()._run_epoch(*args, **kwargs)
+        if self.checkpoints.nothing_to_train(
+            kwargs["epoch"],
+            kwargs["epochs_trained"],
+            kwargs["steps_trained_in_current_epoch"],
+            kwargs["num_update_steps_per_epoch"],
+        ):
+            kwargs["num_update_steps_per_epoch"] = 0  # no step is left, only what happens at an epoch's end
+        super()._run_epoch(*args, **kwargs)
+        if self.checkpoints.ended:
+            self.control.should_training_stop = True
+
+    def _load_best_model(self) -> None:
+        if self.checkpoints is not None:
+            from_main(lambda: require_whole_folder(self.state.best_model_checkpoint))
+        super()._load_best_model()

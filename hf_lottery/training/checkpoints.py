@@ -1,0 +1,174 @@
+"""Checkpoints: whole or passed over, and what of a training Trainer's own checkpoints leave out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+
+from hf_lottery.distributed.processes import gathered
+from hf_lottery.layout import MANIFEST_FILE
+from hf_lottery.mask import MASK_FILE
+from hf_lottery.sealed import DamagedFile, require_whole_folder, seal_folder
+
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints(TrainerCallback):
+    """Seals each checkpoint of a training, and continues from one as if the training had not been interrupted.
+
+    A checkpoint is sealed by its manifest, with sizes and checksums of all its files. The manifest also has what
+    Trainer forgets: the losses since the last log, whether the epoch's end (with its evaluation) was reached, and how
+    many seconds training has taken.
+
+    Not restored: the `train_loss`, times and rates that Trainer logs at the end, which are those of its last process;
+    and in a record of an epoch's end that was not reached before, its `grad_norm` and `learning_rate`.
+
+    Args:
+        trainer: whose checkpoints they are.
+
+    Attributes:
+        ends_where_it_stopped: if a callback stopped training where the checkpoint was written, training has ended
+            there. False: Trainer's own rule, which is to train on.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.ends_where_it_stopped = False
+        self._facts: dict[str, Any] | None = None  # of the checkpoint that this training continues from
+        self._path: str | None = None
+        self._epoch_ended = False
+        self._began = 0.0
+
+    def continue_from(self, path: str | None, facts: dict[str, Any] | None) -> None:
+        """The next training continues from this checkpoint; None: it does not, or from one that Trainer wrote."""
+        self._path, self._facts = path, facts
+
+    @property
+    def seconds(self) -> float:
+        """How long this training has taken, in all processes that worked on it one after the other."""
+        return (self._facts or {}).get("seconds", 0.0) + time.monotonic() - self._began
+
+    def seal(self, folder: Path) -> None:
+        """Complete a checkpoint that Trainer has just written. All ranks must call this."""
+        trainer = self.trainer
+        losses = gathered(float(trainer._tr_loss))  # also waits for the files of all ranks
+        if not trainer.args.should_save:
+            return
+        if not (folder / MASK_FILE).is_file():  # Trainer._save is not called for weights that are saved as shards
+            trainer.mask.save(folder / MASK_FILE)
+        best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+        facts = {
+            "step": trainer.state.global_step,
+            "max_steps": trainer.state.max_steps,
+            "epoch_ended": self._epoch_ended,
+            "stopped": trainer.control.should_training_stop,
+            "losses": losses,
+            "logged_step": trainer._globalstep_last_logged,
+            "seconds": self.seconds,
+            "best": None if best is None else Path(best).name,
+        }
+        seal_folder(folder, facts)
+
+    def started(self, started: tuple[int, int], steps_per_epoch: int) -> tuple[int, int]:
+        """The (epoch, batches of it to skip) with which Trainer starts, put right for the end of an epoch.
+
+        Trainer saves before an epoch's end, and would go on after it, so without its evaluation.
+        """
+        trainer = self.trainer
+        if self._facts is None:
+            return started
+        best = self._facts["best"]
+        if best is not None:  # the output folder may have been moved
+            trainer.state.best_model_checkpoint = str(Path(self._path).parent / best)
+        epochs, batches = started
+        if batches == 0 and epochs > 0 and not self._facts["epoch_ended"] and not trainer.args.ignore_data_skip:
+            return epochs - 1, steps_per_epoch * trainer.args.gradient_accumulation_steps
+        return started
+
+    def nothing_to_train(self, epoch: int, first_epoch: int, batches: int, steps_per_epoch: int) -> bool:
+        """Whether an epoch was trained to its end, or training to its end, before the checkpoint was written."""
+        if self._facts is None or epoch != first_epoch:
+            return False
+        return self.ended or batches == steps_per_epoch * self.trainer.args.gradient_accumulation_steps
+
+    @property
+    def ended(self) -> bool:
+        """Whether training has reached its last step, maybe in the process that wrote the checkpoint."""
+        state, facts = self.trainer.state, self._facts or {}
+        stopped = self.ends_where_it_stopped and facts.get("stopped", False) and facts["step"] == state.global_step
+        return state.global_step >= state.max_steps or stopped
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._began, self._epoch_ended = time.monotonic(), False
+        if self._facts is None:
+            return
+        control.should_log = control.should_evaluate = control.should_save = False  # was done before it was written
+        losses, trainer = self._facts["losses"], self.trainer
+        if len(losses) == max(args.world_size, 1):
+            trainer._tr_loss = torch.tensor(losses[args.process_index], device=args.device)
+            trainer._globalstep_last_logged = self._facts["logged_step"]
+            trainer._total_loss_scalar = -losses[args.process_index]  # Trainer counts this process's steps alone
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._epoch_ended = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._epoch_ended = True
+        if self._facts is not None and state.global_step == self._facts["step"]:
+            self.trainer._load_rng_state(self._path)  # otherwise Trainer loads it before the next batch
+
+
+def last_checkpoint(
+    folder: str | Path, require: Callable[[dict[str, Any]], None] = lambda facts: None, tidy: bool = False
+) -> tuple[str, dict[str, Any]] | None:
+    """The newest whole checkpoint in `folder`, as (path, its facts). Others are passed over, with a warning.
+
+    Args:
+        folder: of a training.
+        require: raises DamagedFile if training cannot continue from a checkpoint with these facts.
+        tidy: remove the checkpoints that are passed over; training writes them again.
+    """
+    for path in _numbered(folder):
+        try:
+            return str(path), _continuable(path, require)
+        except DamagedFile as damage:
+            _log.warning("%s. Training does not continue from %s.", damage, path.name)
+            if tidy:
+                shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def checkpoint_of_trainer(folder: str | Path) -> bool:
+    """Whether Trainer without a mask wrote this checkpoint, so that it has no manifest."""
+    folder = Path(folder)
+    return (folder / TRAINER_STATE_NAME).is_file() and not any(
+        (folder / name).exists() for name in (MANIFEST_FILE, MASK_FILE)
+    )
+
+
+def remove_checkpoints(folder: str | Path) -> None:
+    """Remove all checkpoints in `folder`, so that its training starts from the beginning."""
+    for path in _numbered(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _numbered(folder: str | Path) -> list[Path]:
+    """The folders `checkpoint-STEP`, the newest first."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True)
+
+
+def _continuable(path: Path, require: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    facts = require_whole_folder(path)
+    if facts["best"] not in (None, path.name):  # its weights are loaded at the end of training
+        require_whole_folder(path.parent / facts["best"])
+    require(facts)
+    return facts

@@ -1,0 +1,77 @@
+"""Stopping: SIGTERM or Ctrl-C ends a training at its next step, with a checkpoint that it continues from."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import TrainerCallback
+
+from hf_lottery.distributed.processes import gathered, is_main, world_size
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGREE_EVERY = 10  # several processes compare notes only at every tenth step, which costs time
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the run. What was trained is in the last checkpoint.
+
+    Attributes:
+        number: of the signal.
+        where: what was trained, and to which step; "" if it was nothing.
+    """
+
+    def __init__(self, number: int, where: str = ""):
+        super().__init__(number, where)
+        self.number, self.where = number, where
+
+    @property
+    def name(self) -> str:
+        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
+
+
+class Stopping(TrainerCallback):
+    """Ends training at the next step after a signal: a checkpoint is written, then Stopped is raised.
+
+    A second signal ends the process at once.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+        self._saving = False
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Take the signals in the block. (Only the main thread of a process can.)"""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            for number in SIGNALS:
+                signal.signal(number, self._take)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check(self, where: str = "") -> None:
+        """Raise Stopped if a signal has come to any process. All ranks must call this together."""
+        if number := max(gathered(self.number or 0)):
+            raise Stopped(number, where)
+
+    def _take(self, number: int, frame: object) -> None:
+        if self.number is not None:
+            sys.exit(128 + number)
+        self.number = number
+        if is_main():
+            print("stopping at the next step, with a checkpoint; once more: at once", file=sys.stderr, flush=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if world_size() > 1 and state.global_step % AGREE_EVERY:
+            return
+        if max(gathered(self.number or 0)):
+            control.should_save = self._saving = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self._saving:
+            self.check(f"step {state.global_step} of {state.max_steps}")
