@@ -23,7 +23,7 @@ from tests.crash.faults import run_by_command_line
 from tests.crash.kills import Configuration, make_reference
 from tests.crash.plans import Count, Kill
 from tests.crash.processes import TRACEBACK, outcome, run
-from tests.crash.recipe_runs import command_line
+from tests.crash.recipe_runs import command_line, prepare
 
 MARK = "=== {} ends with {}"
 STATUSES = (0, 1, 2)
@@ -183,7 +183,7 @@ def from_initial_values(folder: Path) -> None:
 def whole_runs(place: Path) -> dict[str, Whole]:
     """A finished run, and one with a rewind step above 0 that was killed in its second round, at its last file."""
     finished = make_reference(Configuration(from_initial_values), place / "finished")
-    late = make_reference(Configuration(run_by_command_line), place / "late")
+    make_reference(Configuration(run_by_command_line), place / "late")
     lines = [json.loads(line) for line in (place / "late" / "operations").read_text().splitlines()]
     number = next(n for n, (_, _, path, _) in enumerate(lines, 1) if "/round-01/" in path and "trained" in path)
     half = place / "half" / "killed"
