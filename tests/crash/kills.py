@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.crash import recipe_runs, searches
 from tests.crash.compare import differences
 from tests.crash.plans import MOMENTS, Count, Kill
-from tests.crash.processes import TRACEBACK, run, wait_for_group
+from tests.crash.processes import TRACEBACK, run, wait_for_orphans
 
 MOST_KILLS = 5  # in one chain
 GO_ON = 0.5  # the chance that a chain has one kill more
@@ -121,7 +121,7 @@ def kill_chain(configuration: Configuration, reference: Reference, seed: int, in
     chain = Chain(f"{configuration.name}/{index}")
     draw = random.Random(f"{seed}/{chain.name}")
     shutil.rmtree(place, ignore_errors=True)
-    folder, groups = place / "killed", []
+    folder = place / "killed"
     share_done = 0.0
     while True:
         if chain.kills and (len(chain.kills) == MOST_KILLS or draw.random() > GO_ON):
@@ -132,18 +132,16 @@ def kill_chain(configuration: Configuration, reference: Reference, seed: int, in
             plan = _kill(draw, reference, where, log)
         alone = log is None or draw.random() < 0.5
         ended = run(configuration.work, folder, plan, place, wait_for_all=alone)
-        groups.append(ended.group)
         if log is not None and log.exists():
             chain.kills.append(
-                f"{plan.process} {plan.number} {plan.moment}{' all' * plan.group}: {log.read_text().strip()}"
+                f"{plan.process} {plan.number} {plan.moment}{' all' * plan.everyone}: {log.read_text().strip()}"
             )
             share_done += where
             continue
         if ended.status:
             chain.different.append(f"exit status {ended.status}: {ended.output[-3000:]}")
         break
-    for group in groups:
-        wait_for_group(group)
+    wait_for_orphans()
     if not chain.different:
         chain.different = differences(reference.folder, folder)
         if TRACEBACK in ended.output:
@@ -156,8 +154,8 @@ def _kill(draw: random.Random, reference: Reference, where: float, log: Path) ->
     processes = sorted(reference.operations)
     process = draw.choices(processes, [reference.operations[name] for name in processes])[0]
     number = 1 + math.floor(where * reference.operations[process])
-    group = len(processes) > 1 and draw.random() < 0.5
-    return Kill(number, draw.choice(MOMENTS), process, group, log)
+    everyone = len(processes) > 1 and draw.random() < 0.5
+    return Kill(number, draw.choice(MOMENTS), process, everyone, log)
 
 
 def pattern(kill: str) -> str:

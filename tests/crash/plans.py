@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,12 +10,15 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 from tests.crash.disk import REAL, Operation
 
 MOMENTS = ("before", "middle", "after")
 FAULTS = ("full", "io", "short", "read-only")
 
 name_of_process = "main"  # `worker-0`, `rank-1`, ...: set in a process after it was forked
+main_process = 0  # its id: all others are below it
 
 
 class Count:
@@ -36,12 +40,12 @@ class Kill:
         number: N, from 1.
         moment: one of MOMENTS. `middle` of what is no write is `before`.
         process: the name of the process whose operations count.
-        group: kill the whole process group, not this process alone.
+        everyone: kill all processes of the run, not this one alone.
         log: is told at which operation it was.
     """
 
-    def __init__(self, number: int, moment: str, process: str, group: bool, log: str | os.PathLike):
-        self.number, self.moment, self.process, self.group, self.log = number, moment, process, group, log
+    def __init__(self, number: int, moment: str, process: str, everyone: bool, log: str | os.PathLike):
+        self.number, self.moment, self.process, self.everyone, self.log = number, moment, process, everyone, log
         self.seen = 0
 
     def at(self, operation: Operation, do: Callable[[], Any], half: Callable[[], Any] | None) -> Any:
@@ -55,7 +59,7 @@ class Kill:
         if self.moment == "after":
             do()
         say(self.log, operation)
-        die(self.group)
+        die(self.everyone)
 
 
 class Fault:
@@ -99,9 +103,14 @@ def say(log: str | os.PathLike, line: object) -> None:
     os.close(fd)
 
 
-def die(group: bool = False) -> None:
-    """The end of this process, or of its group, as by `kill -9`."""
-    if group:
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+def die(everyone: bool = False) -> None:
+    """The end of this process, or of the main one and all that it started, as by `kill -9`."""
+    if everyone:
+        os.kill(main_process, signal.SIGSTOP)  # it must not see its children die
+        others = psutil.Process(main_process).children(recursive=True)
+        for process in [psutil.Process(main_process), *others]:
+            if process.pid != os.getpid():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("SIGKILL did not kill")

@@ -15,12 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.crash import plans
 from tests.crash.disk import Disk, Plan
 
 LONGEST_SECONDS = 180  # a process that takes longer hangs
 HUNG = -1000
 _SUBREAPER = 36  # prctl: orphans of our children become our children, so that they can be waited for
+_adopts = False
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -31,12 +34,10 @@ class Ended:
     Args:
         status: the exit status; minus the signal's number if it was killed; HUNG if it took too long.
         output: what it printed on stdout and stderr.
-        group: the process group that it and all that it started are in.
     """
 
     status: int
     output: str
-    group: int
 
     @property
     def killed(self) -> bool:
@@ -63,6 +64,7 @@ def run(work: Callable[[Path], None], folder: Path, plan: Plan, scratch: Path, w
         status = 1
         try:
             os.setsid()
+            plans.main_process = os.getpid()
             out = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             for standard in (1, 2):
                 os.dup2(out, standard)
@@ -74,11 +76,11 @@ def run(work: Callable[[Path], None], folder: Path, plan: Plan, scratch: Path, w
             leave(status)
     status = wait(child)
     if wait_for_all:
-        wait_for_group(child)
-    return Ended(status, printed.read_text(errors="replace"), child)
+        wait_for_orphans()
+    return Ended(status, printed.read_text(errors="replace"))
 
 
-def fork(work: Callable[[], None], name: str) -> int:
+def fork(work: Callable[[], None], name: str, own_session: bool = False) -> int:
     """From a watched process: start another one, watched too, under a name of its own; returns its id."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -87,6 +89,8 @@ def fork(work: Callable[[], None], name: str) -> int:
         status = 1
         try:
             plans.name_of_process = name
+            if own_session:
+                os.setsid()
             unlike_any_other_process()
             status = outcome(work)
         finally:
@@ -142,22 +146,30 @@ def wait(child: int) -> int:
     return HUNG
 
 
-def wait_for_group(group: int) -> None:
-    """Wait until no process of a group is left; after LONGEST_SECONDS they are killed."""
+def wait_for_orphans() -> None:
+    """Wait until no process is left that a run started; after LONGEST_SECONDS they are killed.
+
+    Without `adopt_orphans` they are not ours to wait for, and other children of this process may live on.
+    """
+    if not _adopts:
+        return
     ended = time.monotonic() + LONGEST_SECONDS
     while True:
         try:
-            done, _ = os.waitpid(-group, os.WNOHANG)
+            done, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if not done:
             if time.monotonic() > ended:
-                os.killpg(group, signal.SIGKILL)
+                for child in psutil.Process().children(recursive=True):
+                    child.kill()
             time.sleep(0.01)
 
 
 def adopt_orphans() -> None:
     """Make this process the parent of all processes below it that lose theirs (Linux)."""
+    global _adopts
+    _adopts = True
     ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
 
 

@@ -113,11 +113,11 @@ class _Forking:
     class Popen:
         count = 0
 
-        def __init__(self, command: Sequence[str], env=None):
+        def __init__(self, command: Sequence[str], env=None, start_new_session: bool = False):
             self.returncode: int | None = None
             name = f"worker-{type(self).count}"
             type(self).count += 1
-            self.pid = fork(lambda: command_line(*command[3:]), name)
+            self.pid = fork(lambda: command_line(*command[3:]), name, start_new_session)
 
         def poll(self) -> int | None:
             if self.returncode is None:
