@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ TIMES = re.compile(r"train_seconds|.*runtime|.*_per_second|total_flos|seconds|.*
 MEANS = ("loss", "train_loss", "grad_norm")
 LOCKS = re.compile(r"\.lock|\.[\w-]+\.lock")  # empty files that locks are on
 OUT = re.compile(rb"/[^\s'\"<>]*hf-lottery-crash-[^\s'\"<>]*?/(undisturbed|killed|disturbed|out)\b")
+SEALED = ("result.json", "manifest.json")  # they list files with their checksums
+SEAL = re.compile(rb"^# sha256 of the lines below: \w+\n")
 NEVER_COMPARED = ("training_args.bin", "seconds")  # settings pickled; how long a training had taken
 
 
@@ -57,12 +60,26 @@ def _content(path: Path) -> Any:
     data = OUT.sub(b"OUT", path.read_bytes())
     if name.endswith(".json"):
         value = _without_times(json.loads(data))
-        if name == "ticket.json":
-            value.pop("sha256")  # of this file, times included
+        if name in SEALED:
+            value["files"] = _as_listed(path.parent, value.get("files", {}))
+        if isinstance(value, dict):
+            value.pop("sha256", None)  # of this file, times included
         return value
     if name.endswith(".jsonl"):
-        return [_without_times(json.loads(line)) for line in data.splitlines()]
-    return data
+        return [_without_listed(_without_times(json.loads(line))) for line in data.splitlines()]
+    return SEAL.sub(b"", data)
+
+
+def _as_listed(folder: Path, files: dict[str, dict]) -> dict[str, bool]:
+    """Whether each file that a document lists is as it says: the checksums themselves are also of times."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() == record["sha256"]
+        for name, record in files.items()
+    }
+
+
+def _without_listed(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ("files", "sha256")}
 
 
 def _without_times(value: Any) -> Any:
