@@ -49,6 +49,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         partial = folder / path.name
         yield partial
         flush(partial)
+        if path.is_dir():
+            path.rmdir()  # an empty folder in the file's place; others are not touched
         os.replace(partial, path)
         flush_folder(path.parent)
 
