@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 # measured by the clock
 TIMES = re.compile(r"train_seconds|.*runtime|.*_per_second|total_flos|seconds|.*_time|time|created")
-# A logged training loss is a mean over the steps since the last record, or since training was started again.
-MEANS = ("loss", "train_loss", "grad_norm")
+# Trainer logs it at the end, as the mean over the steps of its last process.
+MEANS = ("train_loss",)
 LOCKS = re.compile(r"\.lock|\.[\w-]+\.lock")  # empty files that locks are on
 OUT = re.compile(rb"/[^\s'\"<>]*hf-lottery-crash-[^\s'\"<>]*?/(undisturbed|killed|disturbed|out)\b")
 SEALED = ("result.json", "manifest.json")  # they list files with their checksums
