@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow fuzz lint clean
+.PHONY: quickstart test slow fuzz crash lint clean
 
 quickstart: .venv/quickstart
 	$(BIN)/hf-lottery run quickstart
@@ -15,6 +15,12 @@ slow: .venv/test
 # 100,000 recipes and overrides, and as many tickets: WHAT=recipes COUNT=1000 SEED=1 for other numbers
 fuzz: .venv/test
 	$(BIN)/python -m tests.fuzz $(WHAT) --count $(or $(COUNT),100000) --seed $(or $(SEED),0)
+
+# searches that are killed, whose disk fails, or whose files are damaged: about an hour on two cores
+crash: .venv/test
+	$(BIN)/python -m tests.crash kills --kills 1000 --seed 0
+	$(BIN)/python -m tests.crash faults
+	$(BIN)/python -m tests.crash tears
 
 lint: .venv/test
 	$(BIN)/ruff check .

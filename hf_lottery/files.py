@@ -120,6 +120,13 @@ def sweep(folder: str | os.PathLike) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def sweep_all(folder: str | os.PathLike) -> None:
+    """`sweep` in a folder and in all folders below it, such as checkpoints and reports that are complete."""
+    for path, folders, _ in os.walk(folder):
+        if any(name.startswith(SCRATCH) for name in folders):
+            sweep(path)
+
+
 def _abandoned(path: Path) -> bool:
     import psutil  # is seldom needed, and slow to import
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.controls import CONTROLS, control_seed
-from hf_lottery.files import sweep, write_text
+from hf_lottery.files import sweep_all, write_text
 from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import (
     RESULTS_FILE,
@@ -169,8 +169,7 @@ class Experiment:
 
     def _tidy(self) -> None:
         """Remove what killed processes have left, and say which networks are damaged."""
-        for folder in {self.root, *self.root.glob("replicate-*"), *(self.folder(n).path for n in self._networks)}:
-            sweep(folder)
+        sweep_all(self.root)
         for network in self._networks:
             if damage := self.folder(network).damage():
                 _log.warning("%s. The network is trained again.", damage)

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import Trainer
 
 from hf_lottery.distributed.processes import barrier, from_main
-from hf_lottery.files import make_folder, naming
+from hf_lottery.files import make_folder, naming, sweep_all
 from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import MANIFEST_FILE, round_folder
 from hf_lottery.results.diverged import Diverged, DivergedError
@@ -54,6 +54,7 @@ class Search:
         from_main(lambda: lock.require("wait until it ends, or set another output_dir"))
         try:
             from_main(lambda: claim_search(self.trainer))
+            from_main(lambda: sweep_all(self.trainer.args.output_dir))
             return self._run_rounds()
         finally:
             lock.release()

@@ -204,9 +204,7 @@ class LotteryMixin(CheckpointMixin):
         Args:
             retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
 
-        Raises:
-            RuntimeError: step k has not been reached yet.
-            ValueError: a weight is trained now that was frozen at step k.
+        Raises RuntimeError before step k is reached, and ValueError for a weight that was frozen at step k.
         """
         self._require_masking().leave_engine()
         retraining = retraining or self.lottery_config.retraining
