@@ -55,11 +55,11 @@ def test_a_full_disk_is_one_sentence():
         file.write("x")
         file.flush()
     assert full.value.errno == errno.ENOSPC
-    with pytest.raises(
-        NotWritten, match="^OUT/x could not be written: No space left on device. Finished networks are"
+    with (
+        pytest.raises(NotWritten, match="^OUT/x could not be written: No space left on device. Finished networks are"),
+        naming("OUT/x"),
     ):
-        with naming("OUT/x"):
-            raise full.value
+        raise full.value
 
 
 def test_errors_of_the_writers_in_native_code_are_the_same_sentence(tmp_path):
