@@ -38,6 +38,21 @@ def whole_file(folder: str | os.PathLike, name: str) -> Path:
     return path
 
 
+def damages(folder: str | os.PathLike) -> list[DamagedFile]:
+    """All files of a finished network that are not what was written; none if the network is not finished."""
+    folder, found = Path(folder), []
+    try:
+        document = _result(folder) or {}
+    except DamagedFile as damage:
+        return [damage]
+    for name, record in document.get(FILES, {}).items():
+        try:
+            require_whole(folder / name, record)
+        except DamagedFile as damage:
+            found.append(damage)
+    return found
+
+
 def _result(folder: Path) -> dict[str, Any] | None:
     path = folder / RESULT_FILE
     if not path.exists():

@@ -15,8 +15,10 @@ from filelock import FileLock
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.controls import CONTROLS, control_seed
 from hf_lottery.files import sweep_all, write_text
+from hf_lottery.finished import damages
 from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import (
+    RESULT_FILE,
     RESULTS_FILE,
     TICKET,
     Network,
@@ -34,6 +36,10 @@ from hf_lottery.training.stopping import Stopping
 from hf_lottery.training.trainer import LotteryMixin
 
 _log = logging.getLogger(__name__)
+_KEPT = (
+    f"The network is trained again if another needs this file; to have it anyway, remove the {RESULT_FILE} beside it "
+    "and run again"
+)
 
 
 class Experiment:
@@ -172,8 +178,9 @@ class Experiment:
         """Remove what killed processes have left, and say which networks are damaged."""
         sweep_all(self.root)
         for network in self._networks:
-            if damage := self.folder(network).damage():
-                _log.warning("%s. The network is trained again.", damage)
+            for damage in damages(network.folder(self.root)):
+                then = "The network is trained again" if damage.path.name == RESULT_FILE else _KEPT
+                _log.warning("%s. %s.", damage, then)
 
     def _say_if_diverged(self, network: Network, say: Callable[[str], None]) -> None:
         line = self.folder(network).result()

@@ -62,8 +62,8 @@ def open_source(path: str | os.PathLike) -> Source:
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder '{path}'; give the folder of a trained network or of a ticket")
     network = NetworkFolder(path)
-    if damage := network.damage():
-        raise damage
+    if (path / RESULT_FILE).exists():
+        network.result()  # raises if it is damaged
     if network.finished:
         return _network(network)
     for folder in (path, path / TICKET_FOLDER):

@@ -35,14 +35,6 @@ class NetworkFolder:
         except DamagedFile:
             return False
 
-    def damage(self) -> DamagedFile | None:
-        """What is wrong with result.json; None: nothing, or the network is not finished."""
-        try:
-            read_line(self.path)
-        except DamagedFile as damage:
-            return damage
-        return None
-
     def result(self) -> dict[str, Any]:
         """The network's line of results.jsonl.
 
