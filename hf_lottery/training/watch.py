@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,7 @@ from hf_lottery.distributed.processes import (
     shard_like,
 )
 from hf_lottery.results.diverged import Diverged
+from hf_lottery.training.masked_step import MaskedStep
 from hf_lottery.training.masking import Masking
 
 logger = logging.getLogger(__name__)
@@ -149,13 +150,15 @@ class Watch(TrainerCallback):
 
         Args:
             step: the optimizer step that has just been made.
-            whole: also compare the ranks' masks, and ask DeepSpeed for the weights, which takes all ranks.
+            whole: read the mask itself, count it, compare the ranks' and ask DeepSpeed for the weights. False: only
+                compare the weights with the masked step's own, which are on their device.
         """
         if self.diverged is not None:
-            return  # a gradient norm of nan may reach pruned weights too; what follows from this network is nothing
+            return  # a gradient norm of nan may reach pruned weights too; nothing is built on this network
         self._checked = step
-        count, weight = self._changed_count(), self._moved_weight(whole)  # both on every rank: they may communicate
-        wrong = first_of_ranks(count or weight)
+        count = self._changed_count() if whole else None
+        wrong = _moved_weight(self._pruned() if whole else self._pruned_by_the_step())  # may talk to the other ranks
+        wrong = first_of_ranks(count or wrong)
         if wrong is not None:
             raise BrokenMaskError(f"after step {step} {wrong}")
         if whole:
@@ -172,38 +175,51 @@ class Watch(TrainerCallback):
                 )
         return None
 
-    def _moved_weight(self, whole: bool) -> str | None:
-        """Say which pruned weight is not what it must be: zero, or its value at step k."""
+    def _pruned(self) -> Iterator[_Pruned]:
+        """Every pruned tensor by the mask and θ_k themselves, and not by what the masked step has made of them."""
         parameters = named_parameters(self.trainer.model)
         at_init = self.masking.pruned_value == "init" and self.masking.density < 1
         point = self.masking.rewinding.require_point().tensors if at_init else None
         for name, kept in self.masking.mask.items():
             parameter = parameters[name]
-            if self.masking.counts[name][0] == kept.numel() or (is_zero(parameter) and not whole):
+            if self.masking.counts[name][0] == kept.numel():
                 continue
             if is_zero(parameter):
-                value, kept = full(parameter), kept.to(parameter.device)
+                value = full(parameter)
+                kept = kept.to(value.device)
             else:
                 value, kept = local(parameter).detach(), shard_like(kept, parameter)
             expected = torch.zeros((), dtype=value.dtype, device=value.device)
             if point is not None:
                 expected = point[name].to(parameter.dtype)
                 expected = expected.to(value.device) if is_zero(parameter) else shard_like(expected, parameter)
-            wrong = (value != expected) > kept
-            if bool(wrong.any()):
-                index = tuple(wrong.nonzero()[0].tolist())
-                found, right = float(value[index]), float(expected.expand_as(value)[index])
-                return (
-                    f"the pruned weight {list(index)} of '{name}'{_part(parameter, value)} is {found:g} and must be "
-                    f"{right:g} ({int(wrong.sum())} of its pruned weights are wrong): an optimizer, a hook or a "
-                    "callback writes into pruned weights, so the result would be no ticket; train without it, with "
-                    "optim adamw_torch"
-                )
-        return None
+            yield name, parameter, value, kept, expected
+
+    def _pruned_by_the_step(self) -> Iterator[_Pruned]:
+        if isinstance(self.masking.step, MaskedStep):  # DeepSpeed's weights are compared at the first and last step
+            for name, parameter, kept, expected in self.masking.step.pruned():
+                yield name, parameter, local(parameter).detach(), kept, expected
 
 
-def _part(parameter: Tensor, value: Tensor) -> str:
-    return "" if value.shape == parameter.shape or is_zero(parameter) else " (of this rank's rows)"
+# name, parameter, this rank's part of its values, of its mask, and of what its pruned weights must be
+_Pruned = tuple[str, Tensor, Tensor, Tensor, Tensor]
+
+
+def _moved_weight(pruned: Iterable[_Pruned]) -> str | None:
+    """Say which pruned weight is not what it must be."""
+    for name, parameter, value, kept, expected in pruned:
+        wrong = (value != expected) > kept
+        if bool(wrong.any()):
+            index = tuple(wrong.nonzero()[0].tolist())
+            part = "" if value.shape == parameter.shape or is_zero(parameter) else " (of this rank's rows)"
+            found, right = float(value[index]), float(expected.expand_as(value)[index])
+            return (
+                f"the pruned weight {list(index)} of '{name}'{part} is {found:g} and must be {right:g} "
+                f"({int(wrong.sum())} of its pruned weights are wrong): an "
+                "optimizer, a hook or a callback writes into pruned weights, so the result would be no ticket; train "
+                "without it, with optim adamw_torch"
+            )
+    return None
 
 
 @torch.no_grad()
