@@ -2,8 +2,8 @@
 
 It only reads: a watched training has the same bits as one that is not watched. The mask is checked at a process's
 first and last step of a training, and where Trainer logs, evaluates or saves; that all is finite, at the first and
-last step of the whole training and where Trainer logs or evaluates. These are the same steps when a training that was
-stopped goes on, so that a network that diverges is recorded alike.
+last step of the whole training and where Trainer logs or evaluates. The latter are the same steps when a training that
+was stopped goes on, so that a network that diverges is recorded alike.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BrokenMaskError(ValueError):
 
 
 class Watch(TrainerCallback):
-    """The watch over one trainer's trainings. Its events must come after those of all callbacks that write weights.
+    """The watch over one trainer's trainings. Its events must come after those of the callbacks that write masks.
 
     Args:
         trainer: its model is watched.
@@ -57,7 +57,7 @@ class Watch(TrainerCallback):
         self.diverged: Diverged | None = None
         self.losses: list[Tensor] = []
         self._stops = False
-        self._first, self._checked = 0, -1
+        self._first = 0
         self._infinite_at_start: frozenset[str] = frozenset()
 
     @contextmanager
@@ -70,7 +70,7 @@ class Watch(TrainerCallback):
             self._stops = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.diverged, self._first, self._checked = None, state.global_step + 1, -1
+        self.diverged, self._first = None, state.global_step + 1
         self.losses.clear()
         # some models hold -inf in a buffer on purpose, such as a causal mask
         self._infinite_at_start = frozenset(_not_finite(named_buffers(self.trainer.model)))
@@ -82,10 +82,9 @@ class Watch(TrainerCallback):
         step, last = state.global_step, state.global_step >= state.max_steps
         if last or control.should_log or control.should_evaluate or step in self._first_steps():
             self._look(step, with_loss=last or not self.trainer.accelerator.optimizer_step_was_skipped)
-        if step == self._first or last:
-            self._check(step, whole=True)
-        elif control.should_log or control.should_evaluate or control.should_save:
-            self._check(step, whole=False)
+        first = step == self._first
+        if first or last or control.should_log or control.should_evaluate or control.should_save:
+            self._check(step, whole=first)
         self._stop(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
@@ -103,9 +102,9 @@ class Watch(TrainerCallback):
             self._stop(control)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self._checked != state.global_step:  # another callback has ended the training
-            self._look(state.global_step, with_loss=False)
-            self._check(state.global_step, whole=True)
+        # once more after the last step: callbacks that were added later have had their turn
+        self._look(state.global_step, with_loss=False)
+        self._check(state.global_step, whole=True)
         self.losses.clear()
 
     def _first_steps(self) -> tuple[int, ...]:
@@ -155,7 +154,6 @@ class Watch(TrainerCallback):
         """
         if self.diverged is not None:
             return  # a gradient norm of nan may reach pruned weights too; nothing is built on this network
-        self._checked = step
         count = self._changed_count() if whole else None
         wrong = _moved_weight(self._pruned() if whole else self._pruned_by_the_step())  # may talk to the other ranks
         wrong = first_of_ranks(count or wrong)

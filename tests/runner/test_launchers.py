@@ -112,7 +112,8 @@ def test_pruned_weights_stay_at_theta_k_under_pruned_value_init(two):
 
 def test_a_pruned_weight_that_moves_on_one_rank_is_named_on_all(two):
     first, last = (report["moved"] for report in two[1])
-    assert first == last and first.startswith("BrokenMaskError: after step 3 the pruned weight [")
+    seen = 6 if two[0].startswith("zero") else 3  # DeepSpeed's weights are compared at the first and last step alone
+    assert first == last and first.startswith(f"BrokenMaskError: after step {seen} the pruned weight [")
     assert "of 'classifier.weight'" in first and " is 0.25 and must be 0 " in first
 
 
