@@ -23,7 +23,8 @@ from torch.utils.data import TensorDataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer, Mask
-from hf_lottery.distributed.processes import from_main, full, leave, named_parameters, require_shared_folder
+from hf_lottery.distributed.deepspeed import is_zero
+from hf_lottery.distributed.processes import from_main, full, leave, named_parameters, require_shared_folder, write
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.runner.launch import require_same_data, require_same_recipe
 from hf_lottery.tasks import TaskData
@@ -269,6 +270,48 @@ def disagree(setup: str, folder: Path) -> str:
     return "no error"
 
 
+class Meddle(TrainerCallback):
+    """On the last rank alone: writes into a pruned weight, or a nan into a weight, at the end of step 3 of round 1."""
+
+    def __init__(self, value: float, pruned: bool):
+        self.value, self.pruned, self.trainer = value, pruned, None
+
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, **kwargs):
+        name = "classifier.weight"
+        if (self.trainer.current_round, state.global_step) != (1, 3):
+            return
+        parameter = named_parameters(self.trainer.model)[name]
+        value, mask = full(parameter).clone(), self.trainer.mask[name]
+        value.view(-1)[int((mask.flatten() != self.pruned).nonzero()[-1])] = self.value
+        if is_zero(parameter) or args.process_index == args.world_size - 1:  # DeepSpeed writes on all ranks together
+            write(parameter, value)
+
+
+def meddled(setup: str, folder: Path, value: float, pruned: bool) -> str:
+    """What a search says after a weight was written into, on this rank."""
+    trainer, _ = make(setup, folder, {"rewind_step": 0, "num_rounds": 1})
+    trainer.add_callback(callback := Meddle(value, pruned))
+    callback.trainer = trainer
+    # the watch must come after it
+    trainer.remove_callback(trainer.watch)
+    trainer.add_callback(trainer.watch)
+    try:
+        trainer.find_ticket()
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def held(setup: str, folder: Path) -> list[str]:
+    """The tensors that have a pruned weight which is not at θ_k after a search under pruned_value init."""
+    config = {"rewind_step": 0, "num_rounds": 1, "pruned_value": "init"}
+    trainer, _ = make(setup, folder, config, weight_decay=0.0)
+    trainer.find_ticket()
+    tensors, theta = RewindPoint.capture(trainer.model).tensors, trainer.rewind_point.tensors
+    return [name for name, kept in trainer.mask.items() if not torch.equal(tensors[name][~kept], theta[name][~kept])]
+
+
 def refusals(folder: Path) -> dict[str, str]:
     """What is said on this rank when ranks do not fit together."""
     rank = torch.distributed.get_rank()
@@ -315,6 +358,9 @@ def main(setup: str, folder: Path, what: str = "all") -> None:
         report["replay_0"] = replay(setup, folder / "replay-0", 0)
         report["replay_2"] = replay(setup, folder / "replay-2", 2)
         report["plain"] = plain(setup, folder / "plain")
+        report["held"] = held(setup, folder / "held")
+        report["moved"] = meddled(setup, folder / "moved", 0.25, pruned=True)
+        report["diverged"] = meddled(setup, folder / "diverged", float("nan"), pruned=False)
         if setup != "single":
             report["disagree"] = disagree(setup, folder / "disagree")
         if setup == "ddp":

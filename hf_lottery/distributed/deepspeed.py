@@ -49,11 +49,14 @@ def write_value(parameter: Tensor, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def mask_values(masks: Sequence[tuple[Tensor, Tensor]], state: Mapping[Tensor, Mapping[str, Any]]) -> None:
-    """Write zero into the pruned weights of parameters and into their optimizer state.
+def mask_values(
+    masks: Sequence[tuple[Tensor, Tensor, Tensor | None]], state: Mapping[Tensor, Mapping[str, Any]]
+) -> None:
+    """Write zero, or given values, into the pruned weights of parameters, and zero into their optimizer state.
 
     Args:
-        masks: (parameter, its whole mask: bool), in the same order on every rank.
+        masks: (parameter, its whole mask: bool, its whole values where pruned; None: zero), in the same order on every
+            rank.
         state: of the torch optimizer inside DeepSpeed's, over flat masters: empty before the first step.
     """
     by_coordinate = {
@@ -63,13 +66,15 @@ def mask_values(masks: Sequence[tuple[Tensor, Tensor]], state: Mapping[Tensor, M
     if any(by_coordinate.values()):
         # DeepSpeed's functions cannot write into a loaded state before its first step, but into the masters they can:
         # a nan there marks the coordinates of the flat state that are pruned.
-        for parameter, kept in masks:
+        for parameter, kept, _ in masks:
             _write_part(parameter, full_value(parameter).float().masked_fill(~kept.to(parameter.device), torch.nan))
         for master, entries in by_coordinate.items():
             for entry in entries:
                 entry.masked_fill_(master.isnan().to(entry.device), 0)
-    for parameter, kept in masks:
-        write_value(parameter, full_value(parameter).masked_fill(~kept.to(parameter.device), 0))
+    for parameter, kept, value in masks:
+        whole, kept = full_value(parameter), kept.to(parameter.device)
+        pruned = torch.zeros_like(whole) if value is None else value.to(whole)
+        write_value(parameter, torch.where(kept, whole, pruned))
 
 
 def _write_part(parameter: Tensor, value: Tensor) -> None:

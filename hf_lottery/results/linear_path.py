@@ -117,14 +117,26 @@ def interpolate(a: State, b: State, alpha: float) -> dict[str, Tensor]:
 
 
 def to_dict(found: Instability) -> dict[str, Any]:
-    """As plain JSON values, with the instability of each pair, their mean, and whether it is stable."""
-    pairs = [path.instability for path in found.paths]
-    return asdict(found) | {"instability": found.mean, "instability_of_pairs": pairs, "stable": found.stable}
+    """As plain JSON values, with the instability of each pair, their mean, and whether it is stable.
+
+    Null stands for an error that is not finite, and for what follows from it: JSON has no infinity.
+    """
+    paths = [{**asdict(path), "errors": [_finite(error) for error in path.errors]} for path in found.paths]
+    pairs = [_finite(path.instability) for path in found.paths]
+    more = {"paths": paths, "instability": _finite(found.mean), "instability_of_pairs": pairs}
+    return asdict(found) | more | {"stable": found.stable}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def from_dict(values: Mapping[str, Any]) -> Instability:
     """The Instability that `to_dict` gave."""
-    paths = [LinearPath(**path) for path in values["paths"]]
+    paths = [
+        LinearPath(**{**path, "errors": [math.inf if error is None else error for error in path["errors"]]})
+        for path in values["paths"]
+    ]
     return Instability(values["rewind_step"], values["density"], values["seeds"], paths)
 
 

@@ -1,9 +1,9 @@
 """Training under a mask inside a DeepSpeed engine, which steps by itself on fp32 master copies of the weights.
 
-Three rules keep it exact. The weights that a training starts from are written into the masters. Pruned weights, their
-gradients (as backward produces them, so before the clip) and their moments are zero; an optimizer that updates each
-coordinate by itself keeps them so, and others are refused. Between trainings the engine is removed and the model is a
-plain one again, so that pruning and rewinding are the same as without DeepSpeed.
+Three rules keep it exact. The weights that a training starts from are written into the masters. Pruned weights are
+zero (or at θ_k), and their gradients (as backward produces them, so before the clip) and their moments are zero; an
+optimizer that updates each coordinate by itself keeps them so, and others are refused. Between trainings the engine is
+removed and the model is a plain one again, so that pruning and rewinding are the same as without DeepSpeed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ class DeepSpeedMaskedStep:
     Args:
         parameters: name -> the engine's parameter.
         mask: name -> bool tensor, True = kept.
+        pruned_values: name -> value that pruned weights hold. None: zero.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], mask: Mask):
-        self._entries = [(parameters[name], kept) for name, kept in mask.items() if not bool(kept.all())]
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], mask: Mask, pruned_values: Mapping[str, Tensor] | None = None
+    ):
+        values = {} if pruned_values is None else pruned_values
+        self._entries = [
+            (parameters[name], kept, values.get(name)) for name, kept in mask.items() if not bool(kept.all())
+        ]
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self, optimizer: torch.optim.Optimizer, moments: bool = True) -> None:
@@ -50,7 +56,7 @@ class DeepSpeedMaskedStep:
             moments: False: keep its state, which is of a training under this very mask.
         """
         mask_values(self._entries, optimizer.optimizer.state if moments else {})
-        for parameter, kept in self._entries:
+        for parameter, kept, _ in self._entries:
             # not a post-accumulate hook: those run after DeepSpeed has taken the gradient
             self._handles.append(parameter.register_hook(_GradientMask(kept.to(parameter.device))))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class MaskedStep:
         pruned_values: Mapping[str, Tensor] | None = None,
     ):
         self._entries: list[tuple[nn.Parameter, Tensor, Tensor | None]] = []
+        self._names: list[str] = []  # of the entries
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         for name, kept in mask.items():
             if name not in parameters:
@@ -53,6 +54,7 @@ class MaskedStep:
             if pruned_values is not None:
                 value = _bits(shard_like(pruned_values[name].to(parameter.dtype), parameter)).mul(~kept)
             self._entries.append((parameter, kept, value))
+            self._names.append(name)
 
     def attach(self, optimizer: torch.optim.Optimizer, moments: bool = True) -> None:
         """Mask weights and moments now, and gradients and weights at every step until `detach`.
@@ -82,6 +84,12 @@ class MaskedStep:
             weights = _bits(local(parameter)).mul_(kept)
             if value is not None:
                 weights.bitwise_or_(value)
+
+    def pruned(self) -> Iterator[tuple[str, nn.Parameter, Tensor, Tensor]]:
+        """Each pruned tensor: name, parameter, this rank's part of its mask, and what its pruned weights must be."""
+        for name, (parameter, kept, value) in zip(self._names, self._entries, strict=True):
+            zero = torch.zeros((), dtype=parameter.dtype, device=kept.device)
+            yield name, parameter, kept, zero if value is None else value.view(parameter.dtype)
 
     @torch.no_grad()
     def mask_moments(self, optimizer: torch.optim.Optimizer) -> None:

@@ -65,6 +65,11 @@ class Masking(TrainerCallback):
         if self._step is not None:
             self._attach()
 
+    @property
+    def step(self) -> MaskedStep | DeepSpeedMaskedStep | None:
+        """The masked step of the training that runs."""
+        return self._step
+
     def mask_weights(self) -> None:
         """Write zero (or θ_k) into every pruned weight."""
         self._make_step(self.mask).mask_weights()
@@ -91,10 +96,11 @@ class Masking(TrainerCallback):
 
     def _make_step(self, mask: Mask) -> MaskedStep | DeepSpeedMaskedStep:
         parameters = named_parameters(self.trainer.model)
-        if self._deepspeed is not None and self._deepspeed.engine_runs:
-            return DeepSpeedMaskedStep(parameters, mask)
         held_at_init = self.pruned_value == "init" and mask.density() < 1
-        return MaskedStep(parameters, mask, self.rewinding.require_point().tensors if held_at_init else None)
+        values = self.rewinding.require_point().tensors if held_at_init else None
+        if self._deepspeed is not None and self._deepspeed.engine_runs:
+            return DeepSpeedMaskedStep(parameters, mask, values)
+        return MaskedStep(parameters, mask, values)
 
     def _attach(self) -> None:
         self.detach()

@@ -2,15 +2,15 @@
 
 It only reads: a watched training has the same bits as one that is not watched. The mask is checked at a process's
 first and last step of a training, and where Trainer logs, evaluates or saves; that all is finite, at the first and
-last step of the whole training and where Trainer logs or evaluates. These are the same steps when a training that was
-stopped goes on, so that a network that diverges is recorded alike.
+last step of the whole training and where Trainer logs or evaluates. The latter are the same steps when a training that
+was stopped goes on, so that a network that diverges is recorded alike.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -30,6 +30,7 @@ from hf_lottery.distributed.processes import (
     shard_like,
 )
 from hf_lottery.results.diverged import Diverged
+from hf_lottery.training.masked_step import MaskedStep
 from hf_lottery.training.masking import Masking
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class BrokenMaskError(ValueError):
 
 
 class Watch(TrainerCallback):
-    """The watch over one trainer's trainings. Its events must come after those of all callbacks that write weights.
+    """The watch over one trainer's trainings. Its events must come after those of the callbacks that write masks.
 
     Args:
         trainer: its model is watched.
@@ -56,7 +57,7 @@ class Watch(TrainerCallback):
         self.diverged: Diverged | None = None
         self.losses: list[Tensor] = []
         self._stops = False
-        self._first, self._checked = 0, -1
+        self._first = 0
         self._infinite_at_start: frozenset[str] = frozenset()
 
     @contextmanager
@@ -69,7 +70,7 @@ class Watch(TrainerCallback):
             self._stops = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.diverged, self._first, self._checked = None, state.global_step + 1, -1
+        self.diverged, self._first = None, state.global_step + 1
         self.losses.clear()
         # some models hold -inf in a buffer on purpose, such as a causal mask
         self._infinite_at_start = frozenset(_not_finite(named_buffers(self.trainer.model)))
@@ -81,10 +82,9 @@ class Watch(TrainerCallback):
         step, last = state.global_step, state.global_step >= state.max_steps
         if last or control.should_log or control.should_evaluate or step in self._first_steps():
             self._look(step, with_loss=last or not self.trainer.accelerator.optimizer_step_was_skipped)
-        if step == self._first or last:
-            self._check(step, whole=True)
-        elif control.should_log or control.should_evaluate or control.should_save:
-            self._check(step, whole=False)
+        first = step == self._first
+        if first or last or control.should_log or control.should_evaluate or control.should_save:
+            self._check(step, whole=first)
         self._stop(control)
 
     def on_epoch_end(self, args, state, control, **kwargs):
@@ -102,9 +102,9 @@ class Watch(TrainerCallback):
             self._stop(control)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self._checked != state.global_step:  # another callback has ended the training
-            self._look(state.global_step, with_loss=False)
-            self._check(state.global_step, whole=True)
+        # once more after the last step: callbacks that were added later have had their turn
+        self._look(state.global_step, with_loss=False)
+        self._check(state.global_step, whole=True)
         self.losses.clear()
 
     def _first_steps(self) -> tuple[int, ...]:
@@ -149,13 +149,14 @@ class Watch(TrainerCallback):
 
         Args:
             step: the optimizer step that has just been made.
-            whole: also compare the ranks' masks, and ask DeepSpeed for the weights, which takes all ranks.
+            whole: read the mask itself, count it, compare the ranks' and ask DeepSpeed for the weights. False: only
+                compare the weights with the masked step's own, which are on their device.
         """
         if self.diverged is not None:
-            return  # a gradient norm of nan may reach pruned weights too; what follows from this network is nothing
-        self._checked = step
-        count, weight = self._changed_count(), self._moved_weight(whole)  # both on every rank: they may communicate
-        wrong = first_of_ranks(count or weight)
+            return  # a gradient norm of nan may reach pruned weights too; nothing is built on this network
+        count = self._changed_count() if whole else None
+        wrong = _moved_weight(self._pruned() if whole else self._pruned_by_the_step())  # may talk to the other ranks
+        wrong = first_of_ranks(count or wrong)
         if wrong is not None:
             raise BrokenMaskError(f"after step {step} {wrong}")
         if whole:
@@ -172,38 +173,51 @@ class Watch(TrainerCallback):
                 )
         return None
 
-    def _moved_weight(self, whole: bool) -> str | None:
-        """Say which pruned weight is not what it must be: zero, or its value at step k."""
+    def _pruned(self) -> Iterator[_Pruned]:
+        """Every pruned tensor by the mask and θ_k themselves, and not by what the masked step has made of them."""
         parameters = named_parameters(self.trainer.model)
         at_init = self.masking.pruned_value == "init" and self.masking.density < 1
         point = self.masking.rewinding.require_point().tensors if at_init else None
         for name, kept in self.masking.mask.items():
             parameter = parameters[name]
-            if self.masking.counts[name][0] == kept.numel() or (is_zero(parameter) and not whole):
+            if self.masking.counts[name][0] == kept.numel():
                 continue
             if is_zero(parameter):
-                value, kept = full(parameter), kept.to(parameter.device)
+                value = full(parameter)
+                kept = kept.to(value.device)
             else:
                 value, kept = local(parameter).detach(), shard_like(kept, parameter)
             expected = torch.zeros((), dtype=value.dtype, device=value.device)
             if point is not None:
                 expected = point[name].to(parameter.dtype)
                 expected = expected.to(value.device) if is_zero(parameter) else shard_like(expected, parameter)
-            wrong = (value != expected) > kept
-            if bool(wrong.any()):
-                index = tuple(wrong.nonzero()[0].tolist())
-                found, right = float(value[index]), float(expected.expand_as(value)[index])
-                return (
-                    f"the pruned weight {list(index)} of '{name}'{_part(parameter, value)} is {found:g} and must be "
-                    f"{right:g} ({int(wrong.sum())} of its pruned weights are wrong): an optimizer, a hook or a "
-                    "callback writes into pruned weights, so the result would be no ticket; train without it, with "
-                    "optim adamw_torch"
-                )
-        return None
+            yield name, parameter, value, kept, expected
+
+    def _pruned_by_the_step(self) -> Iterator[_Pruned]:
+        if isinstance(self.masking.step, MaskedStep):  # DeepSpeed's weights are compared at the first and last step
+            for name, parameter, kept, expected in self.masking.step.pruned():
+                yield name, parameter, local(parameter).detach(), kept, expected
 
 
-def _part(parameter: Tensor, value: Tensor) -> str:
-    return "" if value.shape == parameter.shape or is_zero(parameter) else " (of this rank's rows)"
+# name, parameter, this rank's part of its values, of its mask, and of what its pruned weights must be
+_Pruned = tuple[str, Tensor, Tensor, Tensor, Tensor]
+
+
+def _moved_weight(pruned: Iterable[_Pruned]) -> str | None:
+    """Say which pruned weight is not what it must be."""
+    for name, parameter, value, kept, expected in pruned:
+        wrong = (value != expected) > kept
+        if bool(wrong.any()):
+            index = tuple(wrong.nonzero()[0].tolist())
+            part = "" if value.shape == parameter.shape or is_zero(parameter) else " (of this rank's rows)"
+            found, right = float(value[index]), float(expected.expand_as(value)[index])
+            return (
+                f"the pruned weight {list(index)} of '{name}'{part} is {found:g} and must be {right:g} "
+                f"({int(wrong.sum())} of its pruned weights are wrong): an "
+                "optimizer, a hook or a callback writes into pruned weights, so the result would be no ticket; train "
+                "without it, with optim adamw_torch"
+            )
+    return None
 
 
 @torch.no_grad()

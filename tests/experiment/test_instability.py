@@ -10,7 +10,15 @@ from hf_lottery.experiment.instability import measure_instability, reach_rewind_
 from hf_lottery.mask import Mask
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.results.diverged import DivergedError
-from hf_lottery.results.linear_path import LinearPath, earliest_stable_step, interpolate, linear_path
+from hf_lottery.results.linear_path import (
+    Instability,
+    LinearPath,
+    earliest_stable_step,
+    from_dict,
+    interpolate,
+    linear_path,
+    to_dict,
+)
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.trainer import LotteryTrainer
 
@@ -36,6 +44,13 @@ def test_the_ends_count_by_their_mean():
     path = LinearPath([0, 0.5, 1], [0.10, 0.13, 0.14])
     assert path.instability == pytest.approx(0.02)
     assert LinearPath([0, 0.5, 1], [20.0, 21.0, 20.0], relative=True).instability == pytest.approx(1 / 20)
+
+
+def test_an_error_without_bound_is_written_as_null_and_is_not_stable():
+    found = Instability(3, 0.5, [1, 2], [LinearPath([0, 1], [0.1, float("nan")])])
+    written = json.dumps(to_dict(found), allow_nan=False)
+    again = from_dict(json.loads(written))
+    assert json.loads(written)["instability"] is None and not again.stable and again.mean == float("inf")
 
 
 def test_interpolation_is_exact_at_the_ends_and_takes_buffers_along():

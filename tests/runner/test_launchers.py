@@ -106,6 +106,23 @@ def test_ranks_agree_and_disagreement_stops_them(two):
         assert "rank 1 has another mask" in report["disagree"]
 
 
+def test_pruned_weights_stay_at_theta_k_under_pruned_value_init(two):
+    assert [report["held"] for report in two[1]] == [[], []]
+
+
+def test_a_pruned_weight_that_moves_on_one_rank_is_named_on_all(two):
+    first, last = (report["moved"] for report in two[1])
+    seen = 6 if two[0].startswith("zero") else 3  # DeepSpeed's weights are compared at the first and last step alone
+    assert first == last and first.startswith(f"BrokenMaskError: after step {seen} the pruned weight [")
+    assert "of 'classifier.weight'" in first and " is 0.25 and must be 0 " in first
+
+
+def test_a_network_that_diverges_on_one_rank_stops_all(two):
+    first, last = (report["diverged"] for report in two[1])
+    assert first == last
+    assert first.startswith("DivergedError: round 1 diverged at step 3 (weights of 'classifier.weight')")
+
+
 def test_an_interrupted_search_continues_bit_for_bit(two):
     for report in two[1]:
         whole, continued = report["search"], report["search"]["continued"]

@@ -63,6 +63,21 @@ def test_a_pruned_weight_that_moves_is_named_with_its_index_and_values(tmp_path,
     )
 
 
+@pytest.mark.parametrize("value, says", [(0.5, "after step 10 the pruned weight"), (float("nan"), None)])
+def test_what_a_callback_that_was_added_later_does_last_is_seen_too(tmp_path, value, says):
+    trainer = pruned_trainer(tmp_path, logging_steps=20)
+    if says is None:
+        trainer.add_callback(Break(10, value))
+        trainer.train()
+        assert trainer.watch.diverged.tensor == "classifier.bias"
+        return
+    hostile = Hostile(10, value)
+    hostile.trainer = trainer
+    trainer.add_callback(hostile)
+    with pytest.raises(BrokenMaskError, match=says):
+        trainer.train()
+
+
 def test_a_weight_that_is_held_at_its_rewind_value_is_compared_with_that(tmp_path):
     hostile = Hostile(10, 0.0)
     trainer = pruned_trainer(tmp_path, [hostile], pruned_value="init")
