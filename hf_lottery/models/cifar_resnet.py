@@ -23,7 +23,7 @@ class CifarResNetConfig(ImageConfig):
     model_type = "cifar-resnet"
 
     def __init__(self, depth=20, hidden_sizes=(16, 32, 64), **kwargs):
-        require_sizes(depth=depth, hidden_sizes=list(hidden_sizes))
+        require_sizes(depth=depth, hidden_sizes=hidden_sizes)
         if len(list(hidden_sizes)) != 3:
             raise ValueError(f"hidden_sizes is {list(hidden_sizes)}; it must be the widths of three stages")
         if depth < 8 or depth % 6 != 2:

@@ -23,7 +23,7 @@ class ConvNetConfig(ImageConfig):
     model_type = "conv-net"
 
     def __init__(self, blocks=((64, 64),), hidden_sizes=(256, 256), **kwargs):
-        require_sizes(hidden_sizes=list(hidden_sizes), blocks=[size for block in blocks for size in block])
+        require_sizes(hidden_sizes=hidden_sizes, blocks=[size for block in blocks for size in block])
         self.blocks = [list(block) for block in blocks]
         self.hidden_sizes = list(hidden_sizes)
         super().__init__(**kwargs)

@@ -21,7 +21,7 @@ class LeNetConfig(ImageConfig):
     model_type = "lenet"
 
     def __init__(self, hidden_sizes=(300, 100), image_size=28, num_channels=1, **kwargs):
-        require_sizes(hidden_sizes=list(hidden_sizes))
+        require_sizes(hidden_sizes=hidden_sizes)
         self.hidden_sizes = list(hidden_sizes)
         super().__init__(image_size, num_channels, **kwargs)
 
