@@ -13,8 +13,8 @@ from torch import Tensor
 from hf_lottery.layout import RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe
-from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.publishing import published_recipe
+from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.network_folder import NetworkFolder

@@ -65,7 +65,11 @@ def write_folder(
         facts = {"mask_encoding": encoding, "rewind_step": rewind.step, "fingerprint": mask.fingerprint()}
         _write_json(scratch, info, facts, tensors, files)
         (scratch / CARD_FILE).write_bytes(encode_card(mask, rewind.step, info, files, existing=existing))
-        for name in _listed_files(folder) - set(files):
+        stale = _listed_files(folder) - set(files)
+        for name in (*files, *stale, CARD_FILE, JSON_FILE):
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                raise TicketError(f"{folder / name} is a folder, where a ticket has a file; remove it")
+        for name in stale:
             (folder / name).unlink(missing_ok=True)
         for name in (*files, CARD_FILE, JSON_FILE):  # replaces a link, does not write to what the link points at
             os.replace(scratch / name, folder / name)
@@ -104,7 +108,7 @@ def encode_card(
 
 
 def publishable(info: Mapping[str, Any]) -> dict[str, Any]:
-    """A ticket's `info`; tokens and absolute paths are left out of its recipe, also of one that was written by hand."""
+    """A ticket's `info`; tokens and absolute paths are left out of its recipe, also where the user gave the text."""
     recipe = info.get("recipe")
     return {**info, "recipe": published_recipe(recipe)} if isinstance(recipe, str) else dict(info)
 
