@@ -234,6 +234,13 @@ def test_a_ticket_json_without_end_is_not_read(tmp_path, traced_peak, monkeypatc
         Ticket.from_pretrained(tmp_path)
 
 
+def test_a_ticket_json_of_many_small_values_is_not_read(tmp_path, traced_peak):
+    small_ticket().save_pretrained(tmp_path)
+    (tmp_path / "ticket.json").write_bytes(b'{"a": [' + b"[]," * (1 << 22) + b"[]]}")
+    with traced_peak(at_most=1 << 25), pytest.raises(TicketError, match="values; at most"):
+        Ticket.from_pretrained(tmp_path)
+
+
 FORGED = {
     "a file of its own choosing": lambda d: d["files"].update({"../x.safetensors": d["files"]["mask.safetensors"]}),
     "a Python file": lambda d: d["files"].update({"modeling.py": d["files"]["mask.safetensors"]}),
@@ -249,6 +256,7 @@ FORGED = {
     "another polarity": lambda d: d.update(mask_true_means="pruned"),
     "a negative count": lambda d: d["tensors"]["w"].update(kept=-1),
     "more kept than there are": lambda d: d["tensors"]["w"].update(kept=7),
+    "no rewind point": lambda d: d["files"].pop("rewind.safetensors"),
     "no mask": lambda d: d["files"].pop("mask.safetensors"),
     "an endless shape": lambda d: d["tensors"]["w"].update(shape=[1 << 40] * 8),
     "another fingerprint": lambda d: d.update(fingerprint="0" * 64),
