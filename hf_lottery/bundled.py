@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_lottery.sealed import FIRST
+from hf_lottery.layout import CHECKSUM_LINE
 from hf_lottery.suggest import did_you_mean
 
 LAUNCHER_CONFIGS = "accelerate"  # recipes/accelerate/ holds configs for `accelerate launch`, not recipes
@@ -74,6 +74,6 @@ def recipe_name(path: Path) -> str:
 def description(path: Path) -> str:
     """The first line of a recipe file, if it is a comment: what the recipe is for. Otherwise ''."""
     for line in path.read_text(encoding="utf-8-sig").splitlines():
-        if line.strip("# ") and not line.startswith(FIRST):  # a run's recipe.yaml begins with its checksum
+        if line.strip("# ") and not line.startswith(CHECKSUM_LINE):  # a run's recipe.yaml begins with its checksum
             return line.strip("# ") if line.startswith("#") else ""
     return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 RECIPE_FILE = "recipe.yaml"  # with our defaults filled in
+CHECKSUM_LINE = "# sha256 of the lines below: "  # begins recipe.yaml and other sealed texts
 COMMAND_FILE = "command"  # the command that was typed
 DATA_NOTES_FILE = "data-notes.txt"  # what readers of the results must know about the data, one sentence per line
 REWIND_STEP_FILE = "rewind_step.json"  # what `rewind_step: auto` measured and chose

@@ -17,73 +17,20 @@ _NAMES = ("token", "password", "passwd", "passphrase", "secret", "credential", "
 _PAIRS = ("api key", "access key", "private key", "auth key")
 # words beside `token` in names that are about a tokenizer's tokens, such as `eos_token`, `token_type_ids`
 _BEFORE = frozenset(
-    [
-        "bos",
-        "eos",
-        "pad",
-        "unk",
-        "sep",
-        "cls",
-        "mask",
-        "special",
-        "additional",
-        "image",
-        "audio",
-        "video",
-        "prefix",
-        "suffix",
-        "middle",
-        "decoder",
-        "start",
-        "end",
-        "begin",
-        "forced",
-        "stop",
-        "max",
-        "min",
-        "num",
-        "new",
-        "per",
-        "input",
-        "output",
-        "context",
-        "vision",
-        "boi",
-        "eoi",
-        "bot",
-        "eot",
-        "next",
-        "last",
-        "first",
-        "label",
-    ]
+    (
+        *("bos", "eos", "pad", "unk", "sep", "cls", "mask", "special", "additional"),
+        *("image", "audio", "video", "prefix", "suffix", "middle", "decoder", "start", "end"),
+        *("begin", "forced", "stop", "max", "min", "num", "new", "per", "input"),
+        *("output", "context", "vision", "boi", "eoi", "bot", "eot", "next", "last"),
+        *("first", "label"),
+    )
 )
 _AFTER = frozenset(
-    [
-        "2",
-        "id",
-        "ids",
-        "type",
-        "types",
-        "length",
-        "lengths",
-        "count",
-        "counts",
-        "index",
-        "indices",
-        "limit",
-        "size",
-        "dim",
-        "fraction",
-        "ratio",
-        "rate",
-        "classification",
-        "embedding",
-        "embeddings",
-        "dropout",
-        "level",
-        "labels",
-    ]
+    (
+        *("2", "id", "ids", "type", "types", "length", "lengths", "count", "counts"),
+        *("index", "indices", "limit", "size", "dim", "fraction", "ratio", "rate", "classification"),
+        *("embedding", "embeddings", "dropout", "level", "labels"),
+    )
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -92,8 +39,8 @@ _MARKED = re.compile(
     r"(?<![\w-])(?:hf_\w+|api_org_\w+|gh[pousr]_\w{16,}|github_pat_\w{16,}|AKIA[A-Z0-9]{12,}|glpat-[\w-]{16,}"
     r"|sk-[\w-]{16,}|xox[a-z]-[\w-]{10,}|AIza[\w-]{30,}|pypi-[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
-# Names such as hf_runs and hf_lenet300 begin with hf_ too. A token is long, or mixes capitals, small letters and digits,
-# or is in capitals (in examples), or says what it is.
+# Names such as hf_runs and hf_lenet300 begin with hf_ too. A token is long, or mixes capitals, small letters and
+# digits, or is in capitals (in examples), or says what it is.
 _HUB_TOKEN = re.compile(r"hf_(?:[A-Za-z0-9]{16,}|(?=.*[A-Z])(?=.*[a-z])(?=.*\d)[A-Za-z0-9]{9,}|[A-Z0-9_]{4,})")
 _SAYS_SO = re.compile(r"hf_\w*(?:token|secret|passw)\w*")
 _USER_OF_ADDRESS = re.compile(r"(?<=://)[^/\s'\"@]*@")  # user:password@
@@ -107,7 +54,7 @@ _NO_SECRETS = ("none", "null", "true", "false", "~", REDACTED, "…")
 
 
 class UnsavedToken(str):
-    """An access token that can be used like any text, and that pickle writes as None, so that it is not in any file."""
+    """An access token that can be used like any text, and that pickle writes as None, so that no file has it."""
 
     __slots__ = ()
 
@@ -122,7 +69,7 @@ class UnsavedToken(str):
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a key of this name, also a mistyped one, holds a token or a password: `hub_token`, `training.hub_tokn`."""
+    """Whether a key of this name holds a token or a password: `hub_token`, or mistyped `training.hub_tokn`."""
     return bool(_secret_names(key))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from hf_lottery.files import SCRATCH, flush, flush_folder, write_text
-from hf_lottery.layout import MANIFEST_FILE
+from hf_lottery.layout import CHECKSUM_LINE, MANIFEST_FILE
 
 SEAL = "sha256"
 FILES = "files"
@@ -120,12 +120,10 @@ def checksum(document: Mapping[str, Any]) -> str:
 
 # --- text for people, whose first line is its checksum
 
-FIRST = "# sha256 of the lines below: "
-
 
 def write_sealed_text(path: str | os.PathLike, text: str) -> None:
     """Write a text file whose first line, a YAML comment, has the checksum of the rest."""
-    write_text(path, f"{FIRST}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    write_text(path, f"{CHECKSUM_LINE}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
 
 
 def read_sealed_text(path: str | os.PathLike) -> str:
@@ -145,7 +143,7 @@ def read_sealed_text(path: str | os.PathLike) -> str:
         if not text.strip():
             raise DamagedFile(path, "it is empty")
         return text
-    if first.removeprefix(FIRST).strip() != hashlib.sha256(rest.encode()).hexdigest():
+    if first.removeprefix(CHECKSUM_LINE).strip() != hashlib.sha256(rest.encode()).hexdigest():
         raise DamagedFile(path, "it was changed since it was written: its contents do not fit its checksum")
     return rest
 

@@ -26,8 +26,8 @@ class Fault:
 
     Args:
         first: number of the first request that it is done to, from 0.
-        how: `hang up` (before the request is looked at), `no answer` (done, then hang up), `half an answer`, `silence`,
-            `nonsense` (an answer that is not JSON), or a status such as 503.
+        how: `hang up` (before the request is looked at), `no answer` (it is done, then hang up), `half an answer`,
+            `silence`, `nonsense` (an answer that is not JSON), or a status such as 503.
         onwards: to all later requests too.
     """
 

@@ -7,6 +7,7 @@
 * `model.safetensors` or `adapter_model.safetensors`, and config files, on request: the trained network: model.
 * `*.png`, on request: plots for the card: save.
 
-`ticket` has the class Ticket; `read` and `save` handle a whole folder, `hub` a repository of the Hub; `base_model`
-finds the tensors that a Hub model already has; `check` compares a ticket with a model.
+`ticket` has the class Ticket; `read` and `save` handle a whole folder, `hub` a repository of the Hub, `hub_error` what
+goes wrong with it; `publishing` leaves out what others must not see; `base_model` finds the tensors that a Hub model
+already has; `check` compares a ticket with a model.
 """

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 64 << 20
+MAX_VALUES = 1 << 22  # an empty list is two bytes of JSON, and takes 64 in memory
 _MAX_DIGITS = 30
 _BLANK = "0" * 64  # in the place of the digest while the digest is computed
 
@@ -50,6 +51,9 @@ def parse(data: bytes) -> dict[str, Any]:
         TicketError: not a JSON object, too large or too deep, a key given twice, or a number that is not finite.
     """
     _require_size("ticket.json", len(data))
+    values = sum(map(data.count, (b",", b"[", b"{")))
+    if values > MAX_VALUES:
+        raise TicketError(f"ticket.json holds about {values:,} values; at most {MAX_VALUES:,} are read")
     try:
         document = json.loads(
             data.decode("ascii"),

@@ -13,6 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, sn
 
 from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE
+from hf_lottery.redaction import redacted
 from hf_lottery.ticket.document import TicketError, parse, read_bounded
 from hf_lottery.ticket.hub_error import asking_the_hub
 from hf_lottery.ticket.schema import FILES, HUB_ID, JSON_FILE
@@ -91,7 +92,7 @@ def commit_files(
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         operations += [CommitOperationDelete(name) for name in stale]
         return api.create_commit(
-            repo_id, operations, commit_message=message, revision=revision, parent_commit=parent
+            repo_id, operations, commit_message=redacted(message), revision=revision, parent_commit=parent
         ).commit_url
 
 

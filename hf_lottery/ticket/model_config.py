@@ -25,7 +25,7 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_object(value: Any, where: str) -> None:
-    """Raise TicketError unless `value` is an object that `plain_config` makes, with the types that we ourselves use."""
+    """Raise TicketError unless `value` is an object as `plain_config` makes it, with the types that we use later."""
     if not isinstance(value, dict):
         fail(where, value, "an object, such as {'model_type': 'bert', 'num_labels': 2}")
     config_value(value, where)

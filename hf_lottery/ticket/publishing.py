@@ -20,7 +20,7 @@ _INSIDE = re.compile(
 )
 _HOME = re.compile(r"(?:(?:home|Users|Documents and Settings)[\\/][^\\/]+|root|~[^\\/]*)", re.I)
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
-_YAML_WORDS = frozenset(["true", "false", "null", "none", "yes", "no", "on", "off", "y", "n"])
+_YAML_WORDS = frozenset(("true", "false", "null", "none", "yes", "no", "on", "off", "y", "n"))
 
 
 def published_recipe(text: str) -> str:

@@ -13,6 +13,8 @@ from hf_lottery.ticket.document import TicketError, read_bounded
 from hf_lottery.ticket.schema import JSON_FILE, read_document
 from hf_lottery.ticket.tensors import StoredMask, StoredRewind, require_file
 
+_IN_REWIND = ("survivors", "dense")  # kinds of tensors that rewind.safetensors holds
+
 
 def read_folder(folder: Path) -> tuple[StoredMask, StoredRewind, dict[str, Any]]:
     """Read and check ticket.json, and open the files that it lists.
@@ -27,6 +29,8 @@ def read_folder(folder: Path) -> tuple[StoredMask, StoredRewind, dict[str, Any]]
     files, tensors = document["files"], document["tensors"]
     if MASK_FILE not in files:
         raise TicketError(f"ticket.json does not list {MASK_FILE}, which every ticket has; download it again")
+    if REWIND_FILE not in files and any(entry["stored"] in _IN_REWIND for entry in tensors.values()):
+        raise TicketError(f"ticket.json does not list {REWIND_FILE}, which holds tensors of it; download it again")
     for name, record in files.items():
         if name in (MASK_FILE, REWIND_FILE) or (folder / name).exists():
             require_file(folder / name, record)
@@ -38,7 +42,7 @@ def read_folder(folder: Path) -> tuple[StoredMask, StoredRewind, dict[str, Any]]
         document["mask_encoding"],
         document["fingerprint"],
     )
-    stored = {name: entry for name, entry in tensors.items() if entry["stored"] in ("survivors", "dense")}
+    stored = {name: entry for name, entry in tensors.items() if entry["stored"] in _IN_REWIND}
     return mask, StoredRewind(folder / REWIND_FILE, stored, document["rewind_step"]), _info(document)
 
 
@@ -54,6 +58,6 @@ def _info(document: dict[str, Any]) -> dict[str, Any]:
     base = {
         name: {key: value for key, value in entry.items() if key != "kept"}
         for name, entry in document["tensors"].items()
-        if entry["stored"] not in ("survivors", "dense")
+        if entry["stored"] not in _IN_REWIND
     }
     return {key: value for key, value in document.items() if key not in _OF_THE_FOLDER} | {"base_tensors": base}

@@ -67,7 +67,11 @@ def write_folder(
         all_files = (*files, CARD_FILE, JSON_FILE)
         for name in all_files:
             flush(new / name)
-        for name in _listed_files(folder) - set(files):
+        stale = _listed_files(folder) - set(files)
+        for name in (*all_files, *stale):
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
+                raise TicketError(f"{folder / name} is a folder, where a ticket has a file; remove it")
+        for name in stale:
             (folder / name).unlink(missing_ok=True)
         for name in all_files:  # replaces a link, does not write to what the link points at
             os.replace(new / name, folder / name)
@@ -107,7 +111,7 @@ def encode_card(
 
 
 def publishable(info: Mapping[str, Any]) -> dict[str, Any]:
-    """A ticket's `info`; tokens and absolute paths are left out of its recipe, also of one that was written by hand."""
+    """A ticket's `info`; tokens and absolute paths are left out of its recipe, also where the user gave the text."""
     recipe = info.get("recipe")
     return {**info, "recipe": published_recipe(recipe)} if isinstance(recipe, str) else dict(info)
 

@@ -26,6 +26,8 @@ _MAX_HEADER = 64 << 20
 # A compressed mask may become this many times larger than its bytes in the file (a mask of density 0.1% is 88 times
 # smaller than its bits), or have this many bytes, whichever is more. Only a model of that size allows more.
 _MAX_GROWTH, _FREE_GROWTH = 128, 16 << 20
+# the same for θ_k with zeros for its pruned weights: a rewind.safetensors of density 0.1% is 1,000 times smaller
+_MAX_ZEROS, _FREE_ZEROS = 4096, 256 << 20
 
 
 class StoredMask:
@@ -112,7 +114,7 @@ class StoredRewind:
     """
 
     def __init__(self, path: Path, table: Mapping[str, Mapping[str, Any]], step: int):
-        self.table, self.step = table, step
+        self.table, self.step, self._size = table, step, path.stat().st_size if table else 0
         if not table:
             return
         self._file = _opened(path)  # kept open, so that the values can be read after the folder has been removed
@@ -125,6 +127,15 @@ class StoredRewind:
                     f"{path.name}: '{name}' has shape {slice_.get_shape()} and dtype {slice_.get_dtype()}; "
                     f"ticket.json says {expected} and {entry['dtype']}"
                 )
+
+    def require_bounded(self) -> None:
+        """Raise TicketError if the values are so much larger than their file that it may be made to fill memory."""
+        size = sum(math.prod(e["shape"]) * _BYTES[e["dtype"]] for e in self.table.values())
+        if size > max(_MAX_ZEROS * self._size, _FREE_ZEROS):
+            raise TicketError(
+                f"the rewind point's {self._size:,} bytes stand for {size:,}, too many to unpack without a model; "
+                "`ticket.apply_to(model)` unpacks them for a model that has so many"
+            )
 
     def value(self, name: str, mask: Mapping[str, Tensor]) -> Tensor:
         """θ_k of one tensor, in its own dtype on the CPU; a weight that is not in the file is 0.
@@ -212,6 +223,10 @@ def _bytes_of(shape: torch.Size) -> int:
     return (math.prod(shape) + 7) // 8
 
 
+_BYTES = {
+    **{"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1},
+    **{"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1},
+}
 _DTYPE_NAMES = {
     **{"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"},
     **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"},

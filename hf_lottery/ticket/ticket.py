@@ -69,8 +69,12 @@ class Ticket:
 
         Pruned weights are 0 where `pruned_becomes` is `zero`. Tensors that the base model has are missing: `apply_to`
         uses those of the model.
+
+        Raises:
+            TicketError: as for `mask`.
         """
         if isinstance(self._rewind, StoredRewind):
+            self._rewind.require_bounded()
             self._rewind = RewindPoint(self.rewind_step, {name: self._value(name) for name in self._rewind.table})
         return self._rewind
 
@@ -226,19 +230,19 @@ class Ticket:
             data = dump({**document, "recipe": recipe})
         for name, record in files.items():
             require_file(folder / name, record)
+        own_card = folder / CARD_FILE
+        own = decode_card(own_card.read_bytes()) if own_card.is_file() and not own_card.is_symlink() else None
+
+        def card(existing: str | None) -> bytes:
+            return encode_card(ticket.mask, ticket.rewind_step, publishable(ticket.info), files, repo_id, existing)
+
+        card(own)  # one that cannot be kept is refused before a repository is made for it
         api = HfApi(token=token)
         repo_id, head = open_repository(api, repo_id, private, revision)
-        existing = read_text(api, repo_id, CARD_FILE, head)
-        if existing is None and (folder / CARD_FILE).is_file() and not (folder / CARD_FILE).is_symlink():
-            existing = decode_card((folder / CARD_FILE).read_bytes())
+        theirs = read_text(api, repo_id, CARD_FILE, head)
         return commit_files(
             api,
-            {
-                CARD_FILE: encode_card(
-                    ticket.mask, ticket.rewind_step, publishable(ticket.info), files, repo_id, existing
-                )
-            }
-            | {JSON_FILE: data}
+            {CARD_FILE: card(own if theirs is None else theirs), JSON_FILE: data}
             | {name: folder / name for name in files},
             repo_id,
             parent=head,

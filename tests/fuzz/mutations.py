@@ -8,37 +8,12 @@ import struct
 from typing import Any
 
 WORDS = (
-    "",
-    "x",
-    "weight",
-    "ticket",
-    "dense",
-    "/etc/passwd",
-    "../x",
-    "os.system",
-    "\x1b[2J",
-    "\u202e",
-    "a" * 5000,
-    "nan",
+    *("", "x", "weight", "ticket", "dense", "nan"),
+    *("/etc/passwd", "../x", "os.system", "\x1b[2J", "\u202e", "a" * 5000),
 )
 NUMBERS = (
-    0,
-    1,
-    -1,
-    2,
-    7,
-    255,
-    1 << 16,
-    1 << 31,
-    1 << 40,
-    (1 << 48) + 1,
-    1 << 63,
-    10**29,
-    10**40,
-    0.5,
-    -0.0,
-    1e300,
-    1e-300,
+    *(0, 1, -1, 2, 7, 255, 1 << 16, 1 << 31, 1 << 40, (1 << 48) + 1, 1 << 63, 10**29, 10**40),
+    *(0.5, -0.0, 1e300, 1e-300),
 )
 ODD: tuple[Any, ...] = (*WORDS, *NUMBERS, None, True, False, [], {}, [[]], [1, 2], {"a": 1}, [None], [0] * 99)
 
@@ -78,9 +53,8 @@ def mutated_json(document: Any, rng: random.Random) -> Any:
             del parent[key]
         elif kind == 1:
             other = rng.choice(parents)
-            parent[key] = json.loads(
-                json.dumps(rng.choice(list(other.values()) if isinstance(other, dict) else other))
-            )
+            others = list(other.values()) if isinstance(other, dict) else other
+            parent[key] = json.loads(json.dumps(rng.choice(others)))
         elif kind == 2 and isinstance(parent, dict):
             parent[rng.choice((*WORDS, key + "x", key[:-1]))] = parent.pop(key)
         elif kind == 3 and isinstance(parent, list):

@@ -6,6 +6,8 @@ can be saved, and is then the same ticket. A changed file whose hash was not mad
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import random
@@ -83,14 +85,10 @@ def answer(files: Folder, folder: Path, rng: random.Random) -> bool:
         assert again.mask == ticket.mask and again.info == ticket.info
         assert again.rewind.tensors.keys() == ticket.rewind.tensors.keys()
         show(str(folder), console=Console(file=io.StringIO(), width=120))
-        try:  # into the same folder: its README.md may be one that cannot be kept
+        with contextlib.suppress(TicketError):  # into the same folder: its README.md may be one that cannot be kept
             ticket.save_pretrained(folder)
-        except TicketError:
-            pass
-        try:
+        with contextlib.suppress(TicketError):
             Ticket.from_pretrained(folder).apply_to(Tiny())
-        except TicketError:
-            pass
     return True
 
 
@@ -134,8 +132,6 @@ def sealed(files: Folder, document: object) -> bytes:
 
 def record(content: bytes) -> dict[str, object]:
     """The size and SHA-256 of a file, as ticket.json lists them."""
-    import hashlib
-
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 

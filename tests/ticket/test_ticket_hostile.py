@@ -165,6 +165,26 @@ def test_a_bomb_is_unpacked_for_no_one(tmp_path, traced_peak):
         Ticket.from_pretrained(tmp_path).mask  # noqa: B018
 
 
+def test_zeros_for_a_billion_values_are_made_for_no_one(tmp_path):
+    mask = Mask({"w": torch.zeros(1 << 14, 1 << 13, dtype=torch.bool)})
+    values = torch.zeros(1, dtype=torch.float64).expand(1 << 14, 1 << 13)
+    Ticket(mask, RewindPoint(0, {"w": values}), {}).save_pretrained(tmp_path, compress=True)
+    found = Ticket.from_pretrained(tmp_path)
+    assert found.mask.count() == 0
+    with pytest.raises(TicketError, match="stand for 1,073,741,824, too many to unpack without a model"):
+        found.rewind  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "config", [1, "bert", [1], True, {"model_type": 1}, {"num_labels": "3"}, {"num_labels": -1}, {"num_labels": [1]}]
+)
+def test_a_config_that_could_not_be_used_is_refused(tmp_path, config):
+    small_ticket().save_pretrained(tmp_path)
+    reseal(tmp_path, lambda document: document.update(config=config))
+    with pytest.raises(TicketError, match="'config"):
+        Ticket.from_pretrained(tmp_path)
+
+
 def test_a_large_mask_with_a_small_file_is_unpacked_for_a_model_that_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr("hf_lottery.ticket.tensors._FREE_GROWTH", 1 << 10)
     mask = Mask({"w": torch.ones(1 << 10, 1 << 10, dtype=torch.bool)})
@@ -214,6 +234,13 @@ def test_a_ticket_json_without_end_is_not_read(tmp_path, traced_peak, monkeypatc
         Ticket.from_pretrained(tmp_path)
 
 
+def test_a_ticket_json_of_many_small_values_is_not_read(tmp_path, traced_peak):
+    small_ticket().save_pretrained(tmp_path)
+    (tmp_path / "ticket.json").write_bytes(b'{"a": [' + b"[]," * (1 << 22) + b"[]]}")
+    with traced_peak(at_most=1 << 25), pytest.raises(TicketError, match="values; at most"):
+        Ticket.from_pretrained(tmp_path)
+
+
 FORGED = {
     "a file of its own choosing": lambda d: d["files"].update({"../x.safetensors": d["files"]["mask.safetensors"]}),
     "a Python file": lambda d: d["files"].update({"modeling.py": d["files"]["mask.safetensors"]}),
@@ -229,6 +256,7 @@ FORGED = {
     "another polarity": lambda d: d.update(mask_true_means="pruned"),
     "a negative count": lambda d: d["tensors"]["w"].update(kept=-1),
     "more kept than there are": lambda d: d["tensors"]["w"].update(kept=7),
+    "no rewind point": lambda d: d["files"].pop("rewind.safetensors"),
     "no mask": lambda d: d["files"].pop("mask.safetensors"),
     "an endless shape": lambda d: d["tensors"]["w"].update(shape=[1 << 40] * 8),
     "another fingerprint": lambda d: d.update(fingerprint="0" * 64),
