@@ -128,7 +128,8 @@ def kill_chain(configuration: Configuration, reference: Reference, seed: int, in
             plan, log = Count(), None
         else:
             log = place / f"kill-{len(chain.kills)}"
-            where = (index * 0.6180339887 + seed * 0.37) % 1 if not chain.kills else draw.random() * (1 - share_done)
+            first = (index * 0.6180339887 + random.Random(f"{seed}/{configuration.name}").random()) % 1
+            where = draw.random() * (1 - share_done) if chain.kills else first
             plan = _kill(draw, reference, where, log)
         alone = log is None or draw.random() < 0.5
         ended = run(configuration.work, folder, plan, place, wait_for_all=alone)
