@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow crash lint clean
+.PHONY: quickstart test slow fuzz crash lint clean
 
 quickstart: .venv/quickstart
 	$(BIN)/hf-lottery run quickstart
@@ -11,6 +11,10 @@ test: .venv/test
 
 slow: .venv/test
 	$(BIN)/python -m pytest -m slow
+
+# 100,000 recipes and overrides, and as many tickets: WHAT=recipes COUNT=1000 SEED=1 for other numbers
+fuzz: .venv/test
+	$(BIN)/python -m tests.fuzz $(WHAT) --count $(or $(COUNT),100000) --seed $(or $(SEED),0)
 
 # searches that are killed, whose disk fails, or whose files are damaged: about an hour on two cores
 crash: .venv/test

@@ -64,9 +64,10 @@ def find_recipe(path_or_name: str) -> Path:
 
 def recipe_name(path: Path) -> str:
     """A bundled recipe's own name; for any other recipe, the file name without `.yaml`."""
-    for name, bundled in bundled_recipes().items():
-        if path.resolve() == bundled.resolve():
-            return name
+    if path.resolve().is_relative_to(bundled_folder().resolve()):
+        for name, bundled in bundled_recipes().items():
+            if path.resolve() == bundled.resolve():
+                return name
     return path.stem
 
 

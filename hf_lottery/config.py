@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,9 @@ EMBEDDINGS = ("rows",)
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 AUTO = "auto"
+MOST_ROUNDS = 10_000
+LONGEST_PATTERN = 10_000  # characters of a regular expression
+_N_OF_M = re.compile(r"([0-9]{1,6}):([0-9]{1,6})")
 # transformers' HfArgumentParser makes a command-line option of each field, and would make functions of its values
 CriterionSetting = (str | Callable[..., dict]) if TYPE_CHECKING else str
 CRITERION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # as a ticket records it
@@ -116,9 +118,11 @@ class LotteryConfig:
 
     def __post_init__(self):
         _require_integer("num_rounds", self.num_rounds)
-        if self.num_rounds < 0:
-            raise ValueError(f"num_rounds is {self.num_rounds}; it must be 0 or more")
+        if not 0 <= self.num_rounds <= MOST_ROUNDS:
+            raise ValueError(f"num_rounds is {_shown(self.num_rounds)}; it must be 0 or more, up to {MOST_ROUNDS:,}")
         _require_rate("pruning_rate", self.pruning_rate)
+        if not isinstance(self.pruning_rates, dict):
+            raise ValueError(f"pruning_rates is {_shown(self.pruning_rates)}; it must be a mapping, name -> rate")
         for pattern, rate in self.pruning_rates.items():
             _require_rate(f"pruning_rates['{pattern}']", rate, zero_allowed=True)
         _require_choice("scope", self.scope, SCOPES)
@@ -128,6 +132,9 @@ class LotteryConfig:
         _require_pattern(self.pattern)
         self._require_criterion_fits()
         self._require_rewind_step()
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(self.__dict__[name], str):
+                require_regex(name, self.__dict__[name])
 
     def _require_criterion_fits(self) -> None:
         """Refuse a criterion that the pattern, or pruning of embeddings, cannot use."""
@@ -146,12 +153,16 @@ class LotteryConfig:
             )
 
     def _require_rewind_step(self) -> None:
+        for step in self.rewind_steps:
+            _require_integer("rewind_steps", step)
+            if step < 0:
+                raise ValueError(f"rewind_steps has {_shown(step)}; it must be a list of steps, 0 or more")
         if self.rewind_step == AUTO:
             return
         _require_number("rewind_step", self.rewind_step)
         if self.rewind_step < 0 or (self.rewind_step >= 1 and self.rewind_step != int(self.rewind_step)):
             raise ValueError(
-                f"rewind_step is {self.rewind_step}; it must be a whole number of steps, or a share below 1"
+                f"rewind_step is {_shown(self.rewind_step)}; it must be a whole number of steps, or a share below 1"
             )
 
     @property
@@ -171,25 +182,49 @@ class LotteryConfig:
 
 
 def _require_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}; it must be a number")
+    # a whole number of hundreds of digits is no float
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    if not right:
+        raise ValueError(f"{name} is {_shown(value)}; it must be a number")
 
 
 def _require_integer(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is {value!r}; it must be a whole number")
+        raise ValueError(f"{name} is {_shown(value)}; it must be a whole number")
+
+
+def require_regex(name: str, pattern: str) -> None:
+    """Raise ValueError unless `pattern`, of the setting `name`, is a regular expression."""
+    if len(pattern) > LONGEST_PATTERN:
+        raise ValueError(f"{name} has {len(pattern):,} characters; it must have at most {LONGEST_PATTERN:,}")
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{name} is {_shown(pattern)}, which is no regular expression ({error}): escape special characters with "
+            "a backslash, or give a list of names"
+        ) from None
+
+
+def _shown(value: Any) -> str:
+    """The repr of a value, cut. A whole number of thousands of digits has none."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return "a whole number of more than 64 bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _require_rate(name: str, value: Any, zero_allowed: bool = False) -> None:
     _require_number(name, value)
     if not (0 < value < 1 or (zero_allowed and value == 0)):
         allowed = "0 or between 0 and 1" if zero_allowed else "between 0 and 1, both excluded"
-        raise ValueError(f"{name} is {value}; it must be {allowed}")
+        raise ValueError(f"{name} is {_shown(value)}; it must be {allowed}")
 
 
 def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{in_brackets(value, choices)}")
+        hint = in_brackets(value, choices)
+        raise ValueError(f"{name} is {_shown(value)}; it must be one of {', '.join(choices)}{hint}")
 
 
 def _require_criterion(criterion: Any) -> None:
@@ -213,11 +248,11 @@ def _require_pattern(pattern: Any) -> None:
     n, m = n_of_m(str(pattern)) or (0, 0)
     if not 0 < n < m:
         raise ValueError(
-            f"pattern is {pattern!r}; it must be one of {', '.join(PATTERNS)}, where 0 < n < m, such as 2:4"
+            f"pattern is {_shown(pattern)}; it must be one of {', '.join(PATTERNS)}, where 0 < n < m, such as 2:4"
         )
 
 
 def n_of_m(pattern: str) -> tuple[int, int] | None:
     """`"2:4"` -> (2, 4); None for a pattern that is not of the form n:m."""
-    n, _, m = pattern.partition(":")
-    return (int(n), int(m)) if n.isdigit() and m.isdigit() else None
+    found = _N_OF_M.fullmatch(pattern)
+    return (int(found[1]), int(found[2])) if found else None

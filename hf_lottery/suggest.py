@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 100  # characters; comparing takes time with the square of the length, and no name is longer
+
 
 def nearest(value: object, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The choice that is most like `value`; None if no choice is, or `value` is no text.
@@ -14,7 +16,9 @@ def nearest(value: object, choices: Iterable[str], cutoff: float = 0.6) -> str |
         choices: what is allowed.
         cutoff: the least similarity, 0 to 1, as in `difflib`.
     """
-    close = get_close_matches(value, list(choices), n=1, cutoff=cutoff) if isinstance(value, str) else []
+    if not isinstance(value, str) or len(value) > LONGEST:
+        return None
+    close = get_close_matches(value, list(choices), n=1, cutoff=cutoff)
     return close[0] if close else None
 
 

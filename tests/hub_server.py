@@ -3,20 +3,37 @@
     with HubServer(tokens={"hf_me": "you"}) as hub:
         os.environ["HF_ENDPOINT"] = hub.url  # before huggingface_hub is imported; and HF_HUB_DISABLE_XET=1
 
-Repositories are lists of commits in memory. `hub.fail` (a regex over "METHOD path") makes requests fail, as a push
-that breaks off.
+Repositories are lists of commits in memory. `hub.fail` (a regex over "METHOD path") makes requests fail, and
+`hub.fault` spoils the N-th request, or all from the N-th on.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Fault:
+    """What the server does to a request.
+
+    Args:
+        first: number of the first request that it is done to, from 0.
+        how: `hang up` (before the request is looked at), `no answer` (done, then hang up), `half an answer`, `silence`,
+            `nonsense` (an answer that is not JSON), or a status such as 503.
+        onwards: to all later requests too.
+    """
+
+    first: int
+    how: str | int
+    onwards: bool = False
 
 
 @dataclass
@@ -46,6 +63,9 @@ class HubServer:
         self.large_files: dict[str, bytes] = {}
         self.requests: list[str] = []  # "METHOD path", in order
         self.fail: str | None = None
+        self.fault: Fault | None = None
+        self.closing = threading.Event()
+        self.gated: set[str] = set()  # repositories that nobody may download
         self.lock = threading.Lock()
 
     def __enter__(self) -> HubServer:
@@ -55,6 +75,7 @@ class HubServer:
         return self
 
     def __exit__(self, *exc) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -73,14 +94,37 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         request = f"{self.command} {path}"
         with self.hub.lock:
+            number, fault = len(self.hub.requests), self.hub.fault
             self.hub.requests.append(request)
-            if self.hub.fail and re.search(self.hub.fail, request):
-                return self._error(400, "", "the connection broke")
-            for pattern, method in _ROUTES:
-                match = re.fullmatch(pattern, request)
-                if match:
-                    return method(self, body, *match.groups())
+            if fault is None or number < fault.first or (number > fault.first and not fault.onwards):
+                return self._answer(request, body)
+        return self._spoil(fault.how, request, body)
+
+    def _answer(self, request: str, body: bytes) -> None:
+        if self.hub.fail and re.search(self.hub.fail, request):
+            return self._error(400, "", "the connection broke")
+        for pattern, method in _ROUTES:
+            match = re.fullmatch(pattern, request)
+            if match:
+                return method(self, body, *match.groups())
         return self._error(404, "", f"no such route: {request}")
+
+    def _spoil(self, how: str | int, request: str, body: bytes) -> None:
+        if isinstance(how, int):
+            return self._error(how, "", "a fault")
+        if how == "nonsense":
+            return self._send(b"<html>a login page</html>")
+        self.close_connection = True
+        if how == "silence":
+            self.hub.closing.wait()
+        elif how != "hang up":
+            socket, self.wfile = self.wfile, io.BytesIO()
+            with self.hub.lock:
+                self._answer(request, body)
+            answer, self.wfile = self.wfile.getvalue(), socket
+            if how == "half an answer":
+                self.wfile.write(answer[: max(len(answer) - 20, len(answer) // 2)])
+        return None
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle
 
@@ -116,6 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get(repo_id)
         if repository is None or (repository.private and self._user() != repo_id.split("/")[0]):
             self._error(401, "RepoNotFound", "Repository not found")
+            return None
+        if repo_id in self.hub.gated:
+            self._error(403, "GatedRepo", "Access to this model is restricted")
             return None
         return repository
 

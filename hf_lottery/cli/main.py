@@ -29,26 +29,41 @@ Overrides = Annotated[
     typer.Argument(metavar="SECTION.KEY=VALUE", help="Settings that replace those of the file.", show_default=False),
 ]
 
+TrustMetricCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-metric-code",
+        help="Run the code of metrics that are not in this package: a folder or a Hub name in the recipe's `metrics`.",
+    ),
+]
+
 
 def main() -> None:
-    """Run the command line. An error that the user can correct is one message on stderr and exit status 2."""
+    """Run the command line. An error that the user can correct is one message on stderr and exit status 2.
+
+    What the Hub does not do is a message and exit status 1: the same command may succeed later.
+    """
     try:
         app(prog_name="hf-lottery")
     except (ValueError, OSError) as error:
-        print(_message(error), file=sys.stderr)
-        sys.exit(2)
+        from hf_lottery.redaction import redacted
+        from hf_lottery.ticket.hub_error import HubError
+
+        print(redacted(_message(error)), file=sys.stderr)
+        sys.exit(1 if isinstance(error, HubError) else 2)
     except KeyboardInterrupt as interrupt:
         sys.exit(_stopped(interrupt))
 
 
 def _message(error: ValueError | OSError) -> str:
+    from hf_lottery.printable import one_line, some_lines
     from hf_lottery.recipe.errors import RecipeError
 
     if isinstance(error, RecipeError):
         return str(error)  # a line for each problem, with file and line number
     if isinstance(error, OSError) and error.strerror:
-        return f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else "")
-    return f"hf-lottery: {error}"
+        return one_line(f"hf-lottery: {error.strerror}" + (f": {error.filename}" if error.filename else ""))
+    return some_lines(f"hf-lottery: {error}")
 
 
 def _stopped(interrupt: KeyboardInterrupt) -> int:
@@ -120,14 +135,15 @@ def cp(
 
 
 @app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def check(recipe: RecipeArgument, overrides: Overrides = None, trust_metric_code: TrustMetricCode = False) -> None:
     """Check a recipe without running it, and print what it would train."""
     from hf_lottery.recipe.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
-    from hf_lottery.recipe.summary import summary
+    loaded = load_recipe(recipe, overrides or [], trust_metric_code)
+    from hf_lottery.redaction import redacted
+    from hf_lottery.runner.check import check as check_recipe
 
-    print(summary(loaded))
+    print(redacted(check_recipe(loaded)))
 
 
 @app.command()
@@ -148,22 +164,26 @@ def run(
             metavar="CLUSTER", help="Queue the workers on a cluster: slurm, or local to try it on this machine."
         ),
     ] = None,
+    trust_metric_code: TrustMetricCode = False,
     as_worker: Annotated[bool, typer.Option("--as-worker", hidden=True)] = False,
 ) -> None:
     """Train what a recipe describes; if it was stopped before, continue."""
-    from hf_lottery.recipe.recipe import load_recipe
+    from hf_lottery.recipe.recipe import load_recipe, trust_words
 
-    words = [recipe, *(overrides or [])]
-    loaded = load_recipe(recipe, overrides or [])  # before processes start, so that its errors are printed once
+    # before processes start, so that its errors are printed once
+    loaded = load_recipe(recipe, overrides or [], trust_metric_code)
+    words = [*loaded.words(), *trust_words(trust_metric_code)]
     if launcher is not None and (workers != 1 or submit is not None):
         raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
     if plan:
+        from hf_lottery.redaction import redacted
         from hf_lottery.runner.plan import make_plan
 
-        print(make_plan(loaded))
+        print(redacted(str(make_plan(loaded))))
     elif launcher is not None:
         from hf_lottery.runner.launch import relaunch
 
+        loaded.pass_token_on()
         raise typer.Exit(relaunch(launcher, ["run", *words]))
     elif as_worker:
         from hf_lottery.runner.workers import work
@@ -172,10 +192,12 @@ def run(
     elif submit is not None:
         from hf_lottery.runner.workers import submit as submit_workers
 
+        loaded.pass_token_on()
         submit_workers(loaded, words, workers, submit)
     elif workers != 1:
         from hf_lottery.runner.workers import run_side_by_side
 
+        loaded.pass_token_on()
         run_side_by_side(loaded, words, workers)
     else:
         from hf_lottery.distributed.processes import leave
@@ -208,6 +230,7 @@ def instability(
     number: Annotated[int, typer.Option("--round", help="The round whose mask is used; 0 is the dense network.")],
     rewind_step: Annotated[int, typer.Option(help="The step k from which the copies are trained.")],
     seeds: Annotated[str, typer.Option(help="Seeds of the data orders, one for each copy.")] = "1,2,3",
+    trust_metric_code: TrustMetricCode = False,
 ) -> None:
     """Measure instability: train copies from step k under several data orders, and measure the errors between them."""
     from hf_lottery.cli.instability import instability_of_run
@@ -216,7 +239,7 @@ def instability(
         orders = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise ValueError(f"--seeds is {seeds!r}; it must be whole numbers, such as 1,2,3") from None
-    instability_of_run(output_dir, number, rewind_step, orders)
+    instability_of_run(output_dir, number, rewind_step, orders, trust_metric_code=trust_metric_code)
 
 
 @app.command()

@@ -75,6 +75,15 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def first_of_ranks(value: T | None) -> T | None:
+    """The value of the first rank that has one, on every rank; None if none has. All ranks must call this together."""
+    if world_size() == 1:
+        return value
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return next((other for other in values if other is not None), None)
+
+
 def require_agreement(what: str, value: str, advice: str) -> None:
     """Stop every rank if one of them has another value.
 
@@ -158,6 +167,11 @@ def write(tensor: Tensor, value: Tensor) -> None:
 def local(tensor: Tensor) -> Tensor:
     """This rank's shard of a DTensor, in the same memory; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor.data
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor, for reading alone: a shard, a flat part of ZeRO-3's, or the whole."""
+    return tensor.ds_tensor.data if is_zero3(tensor) else local(tensor)
 
 
 def shard_like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from hf_lottery.layout import (
     planned_networks,
     replicate_folder,
 )
+from hf_lottery.results.diverged import Diverged, left_out, named, sentence
 from hf_lottery.sealed import DamagedFile
 from hf_lottery.training.discard import discard, owner
 from hf_lottery.training.network_folder import NetworkFolder
@@ -66,6 +67,7 @@ class Experiment:
         self._networks = planned_networks(num_rounds, replicates, controls)
         self._lock: FolderLock | None = None  # of the network that rank 0 has claimed
         self._discarded: set[Path] = set()  # damaged files that were recomputed
+        self._settled: dict[Network, bool] = {}  # finished network -> whether it diverged
 
     def networks(self) -> list[Network]:
         """Every network, those of early rounds first."""
@@ -76,17 +78,29 @@ class Experiment:
         return NetworkFolder(network.folder(self.root))
 
     def pending(self) -> list[Network]:
-        """The networks that are not finished."""
-        return [network for network in self._networks if not self.folder(network).finished]
+        """The networks that are not finished and can be: none of them stands on one that diverged."""
+        left = [network for network in self._networks if not self.folder(network).finished]
+        gone = self.left_out()
+        return [network for network in left if network not in gone]
+
+    def left_out(self) -> dict[Network, Network]:
+        """A network that is never trained -> the diverged network that it stands on."""
+        for network in self._networks:
+            if network.control == TICKET and network not in self._settled and self.folder(network).finished:
+                self._settled[network] = Diverged.of_line(self.folder(network).result()) is not None
+        return left_out(self._networks, [network for network, diverged in self._settled.items() if diverged])
 
     def run(
         self,
         on_start: Callable[[Network], None] = lambda network: None,
         on_wait: Callable[[Network, str], None] = lambda network, holder: None,
+        on_diverged: Callable[[str], None] = lambda sentence: None,
         stopping: Stopping | None = None,
         poll_seconds: float = 0.5,
     ) -> None:
         """Train until all networks are finished; other workers may train in the same folder.
+
+        A network that diverges is finished; those that stand on it are never trained, and all others are.
 
         A network is claimed by a file lock, which the operating system releases if its worker dies; what a dead
         worker left unfinished is then continued. A worker may be several processes: rank 0 claims for all of them.
@@ -95,6 +109,7 @@ class Experiment:
         Args:
             on_start: called with each network that this worker trains.
             on_wait: called with a network that must be waited for, and who trains it.
+            on_diverged: called with a sentence about each network of this worker that diverged.
             stopping: ends the run after a signal; a callback of the trainers too.
             poll_seconds: how long to wait while other workers train all networks that can be trained now.
 
@@ -122,6 +137,8 @@ class Experiment:
                 folder = self.folder(network)
                 if from_main(lambda folder=folder: not folder.finished):
                     raise FileNotFoundError(f"{network} was trained, but its files are not in {folder.path}")
+                if is_main():
+                    self._say_if_diverged(network, on_diverged)
             except DamagedFile as damage:
                 self.recompute(damage)
             except Stopped as stopped:
@@ -156,6 +173,12 @@ class Experiment:
         for network in self._networks:
             if damage := self.folder(network).damage():
                 _log.warning("%s. The network is trained again.", damage)
+
+    def _say_if_diverged(self, network: Network, say: Callable[[str], None]) -> None:
+        line = self.folder(network).result()
+        if Diverged.of_line(line) is not None:
+            gone = [other for other, cause in self.left_out().items() if cause == network]
+            say(sentence(line) + (f"; left out: {named(gone)}" if gone else ""))
 
     def write_results(self) -> Path:
         """Gather the lines of the finished networks into results.jsonl; returns its path."""

@@ -14,6 +14,7 @@ from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import from_main
 from hf_lottery.layout import INSTABILITY_FILE
 from hf_lottery.mask import Mask
+from hf_lottery.results.diverged import Diverged, DivergedError
 from hf_lottery.results.linear_path import POINTS, Instability, linear_path, to_dict
 from hf_lottery.sealed import DamagedFile, write_sealed
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -50,6 +51,7 @@ def measure_instability(
         greater_is_better: False: the metric is the error itself, and instability is divided by the ends' mean.
 
     Raises:
+        DivergedError: a copy, or the dense network before step k, became nan or infinite: no line has an error there.
         ValueError: fewer than two seeds, k is not before the end of training, or `folder` holds another mask's copies.
 
     Source: Frankle et al. 2020 (arXiv 1912.05671), sections 2 and 3: 30 points, 3 data orders for each of 3
@@ -78,14 +80,25 @@ def measure_instability(
 
 
 def reach_rewind_point(trainer: LotteryMixin) -> None:
-    """Load θ_k from the trainer's output folder, or train up to step k (and one step more) to capture it there."""
+    """Load θ_k from the trainer's output folder, or train up to step k (and one step more) to capture it there.
+
+    Raises:
+        DivergedError: the dense network diverged before.
+    """
     try:
         trainer.load_rewind_point()
+        return
     except FileNotFoundError:
         stop = _StopAfterRewindStep(trainer.lottery_config)
-        trainer.add_callback(stop)
+    trainer.add_callback(stop)
+    with trainer.watch.stopping():
         trainer.train()
-        trainer.remove_callback(stop)
+    trainer.remove_callback(stop)
+    if trainer.watch.diverged is not None:
+        raise DivergedError(
+            f"the dense network diverged at {trainer.watch.diverged.where}, before there were copies to compare: "
+            "choose an earlier rewind_step, or a lower learning_rate"
+        )
 
 
 class _StopAfterRewindStep(TrainerCallback):
@@ -114,8 +127,14 @@ def _trained_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed
         trainer.mask = mask
         trainer.restart(retraining="weight_rewinding", seed=seed)
         Search(trainer).train_network(folder, control="instability", round=1, sample=seed)
-    if folder.result()["fingerprint"] != mask.fingerprint():
+    line = folder.result()
+    if line["fingerprint"] != mask.fingerprint():
         raise ValueError(
             f"'{folder.path}' holds a network of another mask: give each round and step a folder of its own"
+        )
+    found = Diverged.of_line(line)
+    if found is not None:
+        raise DivergedError(
+            f"the copy under data order {seed} diverged at {found.where}, so the error between copies has no bound"
         )
     return folder.trained()

@@ -13,7 +13,9 @@ from torch import Tensor
 from hf_lottery.layout import MANIFEST_FILE, RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe, load_written
-from hf_lottery.sealed import require_whole_folder
+from hf_lottery.results.diverged import Diverged
+from hf_lottery.sealed import read_sealed_text, require_whole_folder
+from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
@@ -54,9 +56,11 @@ def open_source(path: str | os.PathLike) -> Source:
 
     Raises:
         FileNotFoundError: there is neither a trained network nor a ticket.
-        ValueError: the recipe or the rewind point is missing.
+        ValueError: the recipe or the rewind point is missing, or the network diverged.
     """
     path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder '{path}'; give the folder of a trained network or of a ticket")
     network = NetworkFolder(path)
     if damage := network.damage():
         raise damage
@@ -72,6 +76,9 @@ def open_source(path: str | os.PathLike) -> Source:
 
 
 def _network(network: NetworkFolder) -> Source:
+    found = Diverged.of_line(network.result())
+    if found is not None:
+        raise ValueError(f"the network in {network.path} diverged at {found.where}: export one that did not")
     root = _folder_above(network.path, RECIPE_FILE)
     rewind = _folder_above(network.path, _REWIND) / REWIND_FOLDER
     if (rewind / MANIFEST_FILE).exists():  # an earlier version wrote none
@@ -81,7 +88,7 @@ def _network(network: NetworkFolder) -> Source:
         network.mask(),
         network.trained().tensors,
         RewindPoint.load(rewind / REWIND_FILE),
-        load_written(root),
+        load_written(root, trust_metric_code=True),  # an export measures nothing
         trained=True,
     )
 
@@ -97,6 +104,17 @@ def _folder_above(path: Path, file: str) -> Path:
     return found
 
 
+def _recipe(folder: Path, text: str) -> Recipe:
+    """The recipe of a ticket; in the output folder of its run, with the local paths that a ticket leaves out."""
+    with_paths = folder.resolve().parent / RECIPE_FILE
+    if with_paths.is_file() and published_recipe(read_sealed_text(with_paths)) == text:
+        return load_recipe(str(with_paths), trust_metric_code=True)  # an export measures nothing
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / RECIPE_FILE
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(str(path), trust_metric_code=True)
+
+
 def _ticket(folder: Path) -> Source:
     ticket = Ticket.from_pretrained(folder)
     text = ticket.info.get("recipe")
@@ -105,10 +123,7 @@ def _ticket(folder: Path) -> Source:
             f"the ticket in {folder} holds no recipe, which says how to build its model: export a trained network, "
             "such as outputs/NAME/replicate-0/round-03"
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / RECIPE_FILE
-        path.write_text(text, encoding="utf-8")
-        recipe = load_recipe(str(path))
+    recipe = _recipe(folder, text)
     tensors = dict(ticket.rewind.tensors)
     if ticket.pruned_becomes == "zero":
         for name, kept in ticket.mask.items():

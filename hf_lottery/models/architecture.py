@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -14,6 +14,10 @@ from hf_lottery.suggest import did_you_mean
 
 # arguments that every config takes, but that its signature does not name
 _UNNAMED = ("num_labels", "attn_implementation", "rope_theta", "rope_scaling")
+# A config makes lists as long as its numbers of layers and classes; lengths of texts and θ of RoPE may be larger.
+_MOST = 1_000_000
+_MOST_OF_LENGTHS = 10**9
+_LENGTH = re.compile(r"position|theta|context|length|rope")
 
 
 def architecture_problems(architecture: str, config: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
@@ -35,10 +39,14 @@ def architecture_problems(architecture: str, config: dict[str, Any]) -> list[tup
     known = _arguments(config_class)
     if unknown := [key for key in config if key not in known]:
         return [(("config", key), _unknown_argument(key, known, config_class.__name__)) for key in unknown]
+    if large := [problem for key, value in config.items() for problem in too_large(value, ("config", key))]:
+        return large
     try:
-        config_class(**config)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        text = " ".join(str(error).split())
+        config_class(**copy.deepcopy(config))  # some change what they are given
+    except Exception as error:  # hundreds of classes, each refuses a wrong value in its own way
+        text = " ".join(str(error).split()) or "it is not possible"
+        if not isinstance(error, (ValueError, TypeError)):
+            text = f"{type(error).__name__}: {text}"
         named = [key for key in config if re.search(rf"\b{re.escape(key)}\b", text)]
         path = ("config", *named[:1])
         return [(path, f"{'.'.join(('model', *path))}: {config_class.__name__} says: {text}")]
@@ -52,6 +60,17 @@ def _arguments(config_class: type[PretrainedConfig]) -> list[str]:
         parameters = inspect.signature(cls.__init__).parameters.values() if "__init__" in vars(cls) else ()
         names.update(parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
     return sorted(names - {"self", "args", "kwargs", "transformers_version"})
+
+
+def too_large(value: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
+    """(path below `model`, sentence) for each whole number of a config's argument that no model has."""
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [problem for key, below in items for problem in too_large(below, (*path, str(key)))]
+    most = _MOST_OF_LENGTHS if _LENGTH.search(".".join(path[1:])) else _MOST
+    if not isinstance(value, int) or abs(value) <= most:
+        return []
+    return [(path, f"{'.'.join(('model', *path))} is {value}; at most {most:,} fits into a machine's memory")]
 
 
 def _unknown_argument(key: str, known: list[str], owner: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_lottery.models.common import ImageClassifier, ImageConfig
+from hf_lottery.models.common import ImageClassifier, ImageConfig, require_sizes
 
 
 class CifarResNetConfig(ImageConfig):
@@ -17,12 +17,15 @@ class CifarResNetConfig(ImageConfig):
         image_size, num_channels, num_labels: see ImageConfig.
 
     Raises:
-        ValueError: depth is not 6n + 2.
+        ValueError: depth is not 6n + 2, or there are not three stages.
     """
 
     model_type = "cifar-resnet"
 
     def __init__(self, depth=20, hidden_sizes=(16, 32, 64), **kwargs):
+        require_sizes(depth=depth, hidden_sizes=list(hidden_sizes))
+        if len(list(hidden_sizes)) != 3:
+            raise ValueError(f"hidden_sizes is {list(hidden_sizes)}; it must be the widths of three stages")
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth is {depth}; it must be 6n + 2, such as 20, 32, 56 or 110")
         self.depth = depth

@@ -18,9 +18,13 @@ class ImageConfig(PretrainedConfig):
         image_size: height and width of an image, in pixels.
         num_channels: 1 for grey images, 3 for colour images.
         num_labels: number of classes.
+
+    Raises:
+        ValueError: a size is not a whole number above 0.
     """
 
     def __init__(self, image_size=32, num_channels=3, num_labels=10, **kwargs):
+        require_sizes(image_size=image_size, num_channels=num_channels, num_labels=num_labels)
         self.image_size = image_size
         self.num_channels = num_channels
         super().__init__(**with_labels(kwargs, num_labels))
@@ -56,6 +60,15 @@ class ImageClassifier(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         init_glorot(module)
+
+
+def require_sizes(**sizes: Any) -> None:
+    """Raise ValueError for an argument of a config, by name, that is not a whole number above 0, or a list of them."""
+    for name, value in sizes.items():
+        for size in value if isinstance(value, (list, tuple)) else [value]:
+            if type(size) is not int or size < 1:
+                what = "has" if isinstance(value, (list, tuple)) else "is"
+                raise ValueError(f"{name} {what} {size!r}; it must be a whole number, 1 or more")
 
 
 def with_labels(kwargs: dict[str, Any], num_labels: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_lottery.models.common import ImageClassifier, ImageConfig
+from hf_lottery.models.common import ImageClassifier, ImageConfig, require_sizes
 
 
 class ConvNetConfig(ImageConfig):
@@ -23,9 +23,15 @@ class ConvNetConfig(ImageConfig):
     model_type = "conv-net"
 
     def __init__(self, blocks=((64, 64),), hidden_sizes=(256, 256), **kwargs):
+        require_sizes(hidden_sizes=list(hidden_sizes), blocks=[size for block in blocks for size in block])
         self.blocks = [list(block) for block in blocks]
         self.hidden_sizes = list(hidden_sizes)
         super().__init__(**kwargs)
+        if self.image_size < 2 ** len(self.blocks):
+            raise ValueError(
+                f"image_size is {self.image_size}, and each of {len(self.blocks)} blocks halves it: nothing is left; "
+                "take fewer blocks or larger images"
+            )
 
 
 class ConvNetForImageClassification(ImageClassifier):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_lottery.models.common import ImageClassifier, ImageConfig
+from hf_lottery.models.common import ImageClassifier, ImageConfig, require_sizes
 
 
 class LeNetConfig(ImageConfig):
@@ -21,6 +21,7 @@ class LeNetConfig(ImageConfig):
     model_type = "lenet"
 
     def __init__(self, hidden_sizes=(300, 100), image_size=28, num_channels=1, **kwargs):
+        require_sizes(hidden_sizes=list(hidden_sizes))
         self.hidden_sizes = list(hidden_sizes)
         super().__init__(image_size, num_channels, **kwargs)
 

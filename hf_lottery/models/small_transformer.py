@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_lottery.models.common import classify, init_glorot, with_labels
+from hf_lottery.models.common import classify, init_glorot, require_sizes, with_labels
 
 
 class SmallTransformerConfig(PretrainedConfig):
@@ -27,7 +27,8 @@ class SmallTransformerConfig(PretrainedConfig):
         num_labels: number of classes.
 
     Raises:
-        ValueError: num_attention_heads does not divide hidden_size.
+        ValueError: a size is not a whole number above 0, dropout is no share, or num_attention_heads does not divide
+            hidden_size.
     """
 
     model_type = "small-transformer"
@@ -43,6 +44,16 @@ class SmallTransformerConfig(PretrainedConfig):
         num_labels=2,
         **kwargs,
     ):
+        require_sizes(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_attention_heads=num_attention_heads,
+            intermediate_size=intermediate_size,
+            num_labels=num_labels,
+        )
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout!r}; it must be 0 or more and below 1")
         if hidden_size % num_attention_heads:
             raise ValueError(
                 f"hidden_size is {hidden_size} and num_attention_heads {num_attention_heads}; the heads must divide it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_lottery.models.common import ImageClassifier, ImageConfig
+from hf_lottery.models.common import ImageClassifier, ImageConfig, require_sizes
 
 WIDTHS = (64, 128, 256, 512, 512)
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -25,6 +25,7 @@ class VggConfig(ImageConfig):
     model_type = "vgg"
 
     def __init__(self, depth=19, **kwargs):
+        require_sizes(depth=depth)
         if depth not in DEPTHS:
             raise ValueError(f"depth is {depth}; it must be one of {', '.join(map(str, DEPTHS))}")
         self.depth = depth

@@ -9,9 +9,18 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from hf_lottery.config import AUTO, LotteryConfig
-from hf_lottery.models.architecture import architecture_problems
+from hf_lottery.models.architecture import architecture_problems, too_large
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
-from hf_lottery.recipe.sections import Control, Experiment, Hub, ModelSection, read_controls
+from hf_lottery.recipe.ranges import LARGEST_SEED, impossible, leaves, out_of_range
+from hf_lottery.recipe.sections import (
+    MOST_NETWORKS,
+    Control,
+    Experiment,
+    Hub,
+    ModelSection,
+    number_of_networks,
+    read_controls,
+)
 from hf_lottery.recipe.settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe.source import Source
 from hf_lottery.recipe.yaml import Keys
@@ -22,13 +31,19 @@ SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "exp
 METRICS = "metrics"  # a list, unlike the sections
 
 
-def check_sections(source: Source) -> dict[str, Any]:
-    """Section -> its checked form, for Recipe. It is complete only if `source.problems` stays empty."""
+def check_sections(source: Source, trust_metric_code: bool = False) -> dict[str, Any]:
+    """Section -> its checked form, for Recipe. It is complete only if `source.problems` stays empty.
+
+    Args:
+        source: the values as given.
+        trust_metric_code: whether `metrics` may have others than the bundled ones.
+    """
+    _drop_impossible(source)
     given = _given(source)
-    return {
+    sections = {
         "model": _model(source, given["model"]),
         "data": _data(source, given["data"]),
-        "metrics": _metrics(source),
+        "metrics": _metrics(source, trust_metric_code),
         "training": _settings(source, "training", given["training"]),
         "lottery": _lottery(source, given["lottery"]),
         "peft": _optional(source, "peft", given["peft"]),
@@ -36,6 +51,9 @@ def check_sections(source: Source) -> dict[str, Any]:
         "experiment": _experiment(source, given["experiment"], given["lottery"]),
         "hub": None if given["hub"] is None else _own(source, "hub", Hub, given["hub"]),
     }
+    if not source.problems:
+        _check_together(source, sections)
+    return sections
 
 
 def typed(section: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -45,10 +63,42 @@ def typed(section: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def refusal(section: str, values: dict[str, Any], error: Exception) -> tuple[Keys, str]:
     """(path, sentence) of an error that a class raised: the path of the first given setting that the error names."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()) or "it is not possible"
+    if not isinstance(error, (ValueError, TypeError, ImportError)):
+        text = f"{type(error).__name__}: {text}"
     key = next((key for key in values if re.search(rf"\b{re.escape(key)}\b", text)), None)
     path = (section,) if key is None else (section, key)
     return path, f"{'.'.join(path)}: {OWNERS[section]} says: {text}"
+
+
+def _drop_impossible(source: Source) -> None:
+    """Add a problem for each number or text that no setting takes, and drop the section's key that it is in."""
+    for path, value in list(leaves(source.values)):
+        if sentence := impossible(value):
+            source.add(path, f"{'.'.join(path)} {sentence}")
+            section = source.values.get(path[0])
+            if isinstance(section, dict) and path[1:]:
+                section.pop(path[1], None)
+            else:
+                source.values.pop(path[0], None)
+
+
+def _check_together(source: Source, sections: dict[str, Any]) -> None:
+    """What concerns more than one section: the number of networks, and the seeds of the replicates."""
+    rounds = LotteryConfig(**sections["lottery"]).num_rounds
+    replicates = sections["experiment"].replicates
+    networks = number_of_networks(rounds, replicates, sections["experiment"].controls)
+    if networks > MOST_NETWORKS:
+        sentence = f"the recipe plans {networks:,} networks; {MOST_NETWORKS:,} is the most: lower "
+        sentence += "experiment.replicates, lottery.num_rounds, or the controls' rounds and per_ticket"
+        source.add(("experiment",), sentence)
+    seed = sections["training"].get("seed", 0)
+    if seed + replicates - 1 > LARGEST_SEED:
+        source.add(
+            ("training", "seed"),
+            f"training.seed is {seed}, and replicate {replicates - 1} would have the seed {seed + replicates - 1}; "
+            f"the largest is {LARGEST_SEED}",
+        )
 
 
 def _given(source: Source) -> dict[str, dict[str, Any] | None]:
@@ -77,18 +127,28 @@ def _own(source: Source, section: str, cls: type[BaseModel], given: dict[str, An
         if key not in known:
             path = (section, key)
             source.add(path, unknown_key(path, cls.model_fields, f"the section {section}", _elsewhere(path)))
+    problems = [found for key, value in known.items() for found in out_of_range(section, key, value)]
+    checked = None
     try:
-        return cls.model_validate_json(json.dumps(known), strict=True)
+        checked = cls.model_validate_json(json.dumps(known), strict=True)
     except ValidationError as error:
-        for path, sentence in sentences(error, known, (section,), f"the section {section}"):
-            source.add(path, sentence)
+        said = sentences(error, known, (section,), f"the section {section}")
+        problems = said + [found for found in problems if found[0] not in [path for path, _ in said]]
+    for path, sentence in problems:
+        source.add(path, sentence)
+    return checked
 
 
 def _model(source: Source, given: dict[str, Any] | None) -> ModelSection | None:
     model = _own(source, "model", ModelSection, given)
-    if model is not None and model.architecture is not None:
-        for below, sentence in architecture_problems(model.architecture, model.config):
-            source.add(("model", *below), sentence)
+    if model is None:
+        return None
+    if model.architecture is not None:
+        problems = architecture_problems(model.architecture, model.config)
+    else:
+        problems = too_large(model.config, ("config",))
+    for below, sentence in problems:
+        source.add(("model", *below), sentence)
     return model
 
 
@@ -105,14 +165,21 @@ def _data(source: Source, given: dict[str, Any] | None) -> Any:
     return _own(source, "data", task_module(task).Data, given)
 
 
-def _metrics(source: Source) -> list[str] | None:
+def _metrics(source: Source, trust_code: bool) -> list[str] | None:
     names = source.values.get(METRICS)
     right = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
     if names is not None and not right:
         source.add(
             (METRICS,), f"metrics is {shown(names)}; it must be a list of metrics' names, such as [accuracy, f1]"
         )
-    return names if right else None
+    if names is None or not right:
+        return None
+    from hf_lottery.metrics import untrusted  # imports evaluate
+
+    for index, name in enumerate(names):
+        if problem := untrusted(name, trust_code):
+            source.add((METRICS, str(index)), problem)
+    return names
 
 
 def _settings(source: Source, section: str, given: dict[str, Any] | None) -> dict[str, Any]:

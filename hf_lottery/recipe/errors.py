@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from hf_lottery.recipe.yaml import Keys
+from hf_lottery.printable import MOST_LINES, one_line
+from hf_lottery.recipe.yaml import Keys, cut
+from hf_lottery.redaction import redacted
 from hf_lottery.suggest import did_you_mean, in_brackets
 
 # pydantic's name of a type error -> what the value must be. `_allowed` below adds bounds and choices.
@@ -51,21 +53,29 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{_short(self.place)}: {one_line(self.message)}"
 
 
 class RecipeError(ValueError):
-    """A recipe with problems. `problems` lists all of them; str() has one line for each."""
+    """A recipe with problems. `problems` lists all of them; str() has one line for each of the first MOST_LINES."""
 
     def __init__(self, problems: Iterable[Problem]):
+        problems = [replace(p, place=redacted(p.place), message=redacted(p.message)) for p in problems]
         self.problems = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
-        super().__init__("\n".join(map(str, self.problems)))
+        more = len(self.problems) - MOST_LINES
+        left_out = [f"… and {more} more problems"] if more > 0 else []
+        super().__init__("\n".join([*map(str, self.problems[:MOST_LINES]), *left_out]))
 
 
 def shown(value: Any) -> str:
     """A value for an error message: its repr, cut at 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(value)
+
+
+def _short(place: str) -> str:
+    """A place on one line: an override is repeated in full unless it is long."""
+    place = one_line(place)
+    return place if len(place) <= 300 else f"{place[:280]} …{place[-10:]}"
 
 
 def unknown_key(path: Keys, known: Iterable[str], owner: str, elsewhere: Iterable[str] = ()) -> str:

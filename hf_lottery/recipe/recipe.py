@@ -21,6 +21,7 @@ from hf_lottery.recipe.errors import RecipeError
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection
 from hf_lottery.recipe.source import Source, read_source
 from hf_lottery.recipe.yaml import write_yaml
+from hf_lottery.redaction import redacted, redacted_word, sets_secret, without_secrets
 from hf_lottery.sealed import read_sealed_text
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Recipe(BaseModel):
     hub: Hub | None
     _source: Source = PrivateAttr()
     _words: list[str] = PrivateAttr()
+    _trusts_metric_code: bool = PrivateAttr(default=False)
+
+    @property
+    def trusts_metric_code(self) -> bool:
+        """Whether the person who runs this has allowed metrics that are not in this package. No recipe can say so."""
+        return self._trusts_metric_code
 
     def training_arguments(self, **changes: Any) -> TrainingArguments:
         """TrainingArguments of the section `training`; `changes` override its settings.
@@ -116,27 +123,46 @@ class Recipe(BaseModel):
 
     def to_yaml(self) -> str:
         """`resolved()` as the text of a recipe file, for the output folder and the ticket, without access tokens."""
-        first = f"# {self.description}\n\n" if self.description else ""
-        values = write_yaml(without_tokens(self.resolved()))
+        first = f"# {redacted(self.description)}\n\n" if self.description else ""
+        values = write_yaml(without_secrets(self.resolved()))
         return f"{first}{values}\n# {self.name}, as resolved by hf_lottery {__version__}.\n"
+
+    def words(self) -> list[str]:
+        """The recipe's name and the overrides it was loaded with, without access tokens.
+
+        Other users of a machine can read the command line of a process; `pass_token_on` is how a token gets there.
+        """
+        return [redacted_word(word) for word in self._words if not sets_secret(word)]
+
+    def pass_token_on(self) -> None:
+        """Give `training.hub_token` to the processes that this one starts, as HF_TOKEN in their environment."""
+        if self.training.get("hub_token"):
+            os.environ["HF_TOKEN"] = self.training["hub_token"]
 
     def command(self) -> str:
         """The command that runs this recipe, with the name and the overrides it was loaded with."""
-        return shlex.join(["hf-lottery", "run", *self._words])
+        return shlex.join(["hf-lottery", "run", *self.words(), *trust_words(self.trusts_metric_code)])
 
     def _build(self, cls: type, section: str, values: dict[str, Any]) -> Any:
         try:
             return cls(**values)
-        except (ValueError, TypeError, ImportError) as error:
+        except Exception as error:  # whatever the class raises for a wrong value, it refuses it
             raise RecipeError([self._source.problem(*refusal(section, values, error))]) from error
 
 
-def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
+def trust_words(trust_metric_code: bool) -> list[str]:
+    """The command line's words for metrics that are not in this package: none, unless they are trusted."""
+    return ["--trust-metric-code"] if trust_metric_code else []
+
+
+def load_recipe(path_or_name: str, overrides: Iterable[str] = (), trust_metric_code: bool = False) -> Recipe:
     """Read and check a recipe.
 
     Args:
         path_or_name: a recipe file, or the name of a bundled one, such as `quickstart`.
         overrides: `section.key=value` each, checked like the file.
+        trust_metric_code: accept metrics that are code from elsewhere. True only if the person who runs the recipe has
+            said so, or where no metric is measured.
 
     Raises:
         RecipeError: the recipe has problems; all of them are listed.
@@ -146,7 +172,7 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     source = read_source(path, list(overrides))
     if source.problems and not source.values:  # not YAML: there is nothing to check
         raise RecipeError(source.problems)
-    name, sections = recipe_name(path), check_sections(source)
+    name, sections = recipe_name(path), check_sections(source, trust_metric_code)
     if source.problems:
         raise RecipeError(source.problems)
     if sections["training"].get("output_dir") is None:
@@ -156,12 +182,15 @@ def load_recipe(path_or_name: str, overrides: Iterable[str] = ()) -> Recipe:
     recipe = Recipe(name=name, description=description(path), **sections)
     recipe._source = source
     recipe._words = [path_or_name, *overrides]
+    recipe._trusts_metric_code = trust_metric_code
     recipe.lora_config()  # quick to build; TrainingArguments depends on the machine, and is built later
     recipe.quantization_config()
     return recipe
 
 
-def load_written(output_dir: str | os.PathLike, overrides: Iterable[str] = ()) -> Recipe:
+def load_written(
+    output_dir: str | os.PathLike, overrides: Iterable[str] = (), trust_metric_code: bool = False
+) -> Recipe:
     """Read the recipe.yaml that a run has written into its output folder.
 
     Raises:
@@ -171,7 +200,7 @@ def load_written(output_dir: str | os.PathLike, overrides: Iterable[str] = ()) -
     path = Path(output_dir) / RECIPE_FILE
     if path.exists():
         read_sealed_text(path)
-    return load_recipe(str(path), overrides)
+    return load_recipe(str(path), overrides, trust_metric_code)
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -182,7 +211,7 @@ def differences(old: Recipe, new: Recipe) -> dict[str, tuple[Any, Any]]:
     from transformers import TrainingArguments
 
     defaults = {f"training.{field.name}": field.default for field in fields(TrainingArguments)}
-    before, after = defaults | _flat(old.resolved()), defaults | _flat(new.resolved())
+    before, after = (defaults | _flat(without_secrets(recipe.resolved())) for recipe in (old, new))
     return {
         key: (before.get(key), after.get(key))
         for key in (before | after)
@@ -198,11 +227,3 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
             for key, leaf in _flat(below, f"{path}.{name}" if path else name).items()
         }
     return {path: value}
-
-
-def without_tokens(values: dict[str, Any]) -> dict[str, Any]:
-    """A resolved recipe without the access tokens of TrainingArguments, because it is saved and published."""
-    training = {
-        key: value for key, value in values["training"].items() if key not in ("hub_token", "push_to_hub_token")
-    }
-    return {**values, "training": training}

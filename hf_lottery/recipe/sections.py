@@ -8,27 +8,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hf_lottery.layout import CONTROLS
+from hf_lottery.recipe.code import loader_argument
 from hf_lottery.recipe.errors import sentences, shown, unknown_key
 from hf_lottery.recipe.yaml import Keys
 from hf_lottery.suggest import in_brackets
+
+MOST_REPEATS = 10_000  # of a whole experiment, or of a control
+MOST_NETWORKS = 100_000
 
 
 class Section(BaseModel):
     """A section. Unknown keys are errors, and values are not converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
-
-
-# Arguments of from_pretrained that do not belong to a model's config: they name code, files and devices. A recipe may
-# come from a ticket of an unknown author.
-_LOADER_ARGUMENTS = {
-    *("trust_remote_code", "code_revision", "auto_map", "custom_generate", "kernel_config", "use_kernels"),
-    *("token", "use_auth_token", "revision", "subfolder", "variant", "gguf_file", "cache_dir", "local_files_only"),
-    *("force_download", "proxies", "use_safetensors", "weights_only", "state_dict", "config", "key_mapping"),
-    *("quantization_config", "sparsity_config", "adapter_kwargs", "adapter_name", "device_map", "device_mesh"),
-    *("max_memory", "offload_folder", "offload_buffers", "tp_plan", "tp_size", "distributed_config", "dtype"),
-    *("torch_dtype", "ignore_mismatched_sizes", "output_loading_info"),
-}
 
 
 class ModelSection(Section):
@@ -66,13 +58,8 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _only_config_arguments(self) -> ModelSection:
-        for key, value in self.config.items():
-            if key in _LOADER_ARGUMENTS or key.startswith("_"):
-                raise ValueError(f"model.config.{key} is no argument of a model's config, and is not passed on")
-            if key == "attn_implementation" and not str(value).replace("_", "").isalnum():
-                raise ValueError(
-                    f"model.config.{key} is {value!r}; it must be a name such as sdpa, eager or flash_attention_2"
-                )
+        if problem := loader_argument(self.config):
+            raise ValueError(f"model.config.{problem}")
         return self
 
 
@@ -87,7 +74,7 @@ class Control(Section):
 
     name: str
     rounds: list[int] | None = None
-    per_ticket: int = Field(default=1, ge=1)
+    per_ticket: int = Field(default=1, ge=1, le=MOST_REPEATS)
 
     @field_validator("name")
     @classmethod
@@ -114,8 +101,14 @@ class Experiment(Section):
         controls: in a recipe a list of names, or a mapping from name to {rounds, per_ticket}.
     """
 
-    replicates: int = Field(default=1, ge=1)
+    replicates: int = Field(default=1, ge=1, le=MOST_REPEATS)
     controls: list[Control] = Field(default_factory=list)
+
+
+def number_of_networks(num_rounds: int, replicates: int, controls: list[Control]) -> int:
+    """How many networks `hf_lottery.layout.planned_networks` lists, without listing them."""
+    of_controls = sum(len(control.rounds or range(num_rounds)) * control.per_ticket for control in controls)
+    return replicates * (num_rounds + 1 + of_controls)
 
 
 class Hub(Section):

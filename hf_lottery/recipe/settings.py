@@ -16,24 +16,16 @@ from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
-from hf_lottery.config import LotteryConfig
+from hf_lottery.config import LotteryConfig, require_regex
+from hf_lottery.recipe.code import refused
 from hf_lottery.recipe.errors import sentences, unknown_key
+from hf_lottery.recipe.ranges import out_of_range
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.recipe.yaml_1_1 import as_meant
 
 DTYPES = Literal["float32", "bfloat16", "float16"]
-# Smallest value allowed. TrainingArguments accepts any number here, and training then fails or diverges later.
-_LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 0,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "warmup_steps": 0,
-    "seed": 0,
-}
 OWNERS = {
     "training": "TrainingArguments",
     "lottery": "LotteryConfig",
@@ -48,8 +40,7 @@ def settings_of(section: str) -> dict[str, Any]:
     if section == "training":
         from transformers import TrainingArguments
 
-        settings = _dataclass_settings(TrainingArguments)
-        return settings | {name: Annotated[settings[name], Field(ge=least)] for name, least in _LEAST.items()}
+        return {name: _mapping_only(hint) for name, hint in _dataclass_settings(TrainingArguments).items()}
     if section == "lottery":
         return _dataclass_settings(LotteryConfig)
     if section == "peft":
@@ -57,7 +48,7 @@ def settings_of(section: str) -> dict[str, Any]:
 
         settings = _dataclass_settings(LoraConfig)
         # LoraConfig's own list of values has the literal 'pissa_niter_[number of iters]'; a number is meant
-        settings["init_lora_weights"] |= Annotated[str, StringConstraints(pattern=r"^pissa_niter_\d+$")]
+        settings["init_lora_weights"] |= Annotated[str, StringConstraints(pattern=r"^pissa_niter_[0-9]{1,6}$")]
         return settings
     return _quantization_settings()
 
@@ -69,7 +60,7 @@ def check_settings(
 
     Args:
         section: such as `training`.
-        given: as read from the recipe.
+        given: as read from the recipe. A value that a YAML 1.1 reader changed is put back (see yaml_1_1.py).
         settings: name -> type, from `settings_of`.
         elsewhere: path of an unknown key -> the other sections that have a key of this name.
 
@@ -83,12 +74,17 @@ def check_settings(
             path = (section, key)
             problems.append((path, unknown_key(path, settings, OWNERS[section], elsewhere(path))))
             continue
-        unknown = _unknown_in_dataclass((section, key), settings[key], value)
+        kinds = members_of(settings[key])
+        value = given[key] = as_meant(key, value, kinds)
         try:
             values[key] = TypeAdapter(settings[key]).validate_json(json.dumps(value), strict=True)
+            # LotteryConfig checks its values itself
+            wrong = (
+                [] if section == "lottery" else out_of_range(section, key, value) + _bad_patterns(section, key, value)
+            )
         except ValidationError as error:
-            unknown += sentences(error, value, (section, key), OWNERS[section])
-        problems += unknown
+            wrong = sentences(error, value, (section, key), OWNERS[section])
+        problems += refused(section, key, value) or _unknown_in_dataclass((section, key), kinds, value) + wrong
     return values, problems
 
 
@@ -103,11 +99,46 @@ def _dataclass_settings(cls: type) -> dict[str, Any]:
     }
 
 
+def members_of(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, without annotations; of another type the type itself."""
+    if get_origin(hint) is Annotated:
+        return members_of(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(kind for member in get_args(hint) for kind in members_of(member))
+    return (hint,)
+
+
+def _mapping_only(hint: Any) -> Any:
+    """`dict | str` without `str`, which would be the path of a JSON file, or JSON itself."""
+    members = members_of(hint)
+    if any(kind is dict or get_origin(kind) is dict for kind in members):
+        return Union[tuple(kind for kind in members if kind is not str)]  # noqa: UP007 - made at run time
+    return hint
+
+
+def _bad_patterns(section: str, key: str, value: Any) -> list[tuple[Keys, str]]:
+    """(path, sentence) for a regular expression that cannot be compiled."""
+    patterns = []
+    if key in ("target_modules", "exclude_modules", "optim_target_modules") and isinstance(value, str):
+        patterns = [value]
+    elif key == "layers_pattern":
+        patterns = [value] if isinstance(value, str) else value or []
+    elif key in ("rank_pattern", "alpha_pattern"):
+        patterns = value or []
+    problems = []
+    for pattern in patterns:
+        try:
+            require_regex(f"{section}.{key}", pattern)
+        except ValueError as error:
+            problems.append(((section, key), str(error)))
+    return problems
+
+
 def _narrowed(hint: Any) -> Any:
     """`SaveStrategy | str` without `str`: TrainingArguments accepts the values of the enum only."""
-    if get_origin(hint) not in (Union, UnionType):
+    members = members_of(hint)
+    if len(members) == 1:
         return hint
-    members = get_args(hint)
     if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
         members = tuple(member for member in members if member is not str)
     return Union[members]  # noqa: UP007 - made at run time
@@ -130,9 +161,9 @@ def _quantization_settings() -> dict[str, Any]:
     return settings
 
 
-def _unknown_in_dataclass(path: Keys, hint: Any, value: Any) -> list[tuple[Keys, str]]:
+def _unknown_in_dataclass(path: Keys, kinds: tuple, value: Any) -> list[tuple[Keys, str]]:
     """Unknown keys of a nested config such as peft's EvaConfig, which pydantic does not report."""
-    for cls in (hint, *get_args(hint)):
+    for cls in kinds:
         if is_dataclass(cls) and isinstance(value, dict):
             known = [field.name for field in fields(cls)]
             return [

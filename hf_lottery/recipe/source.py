@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_lottery.recipe.errors import Problem, shown
-from hf_lottery.recipe.yaml import Keys, read_yaml
+from hf_lottery.recipe.yaml import DEEPEST, Keys, read_yaml
+from hf_lottery.redaction import redacted_word
 
 
 @dataclass
@@ -57,24 +58,30 @@ def read_source(path: Path, overrides: list[str]) -> Source:
     source.places |= {keys: (f"{name}:{line}", line) for keys, line in located.lines.items() if keys}
     for line, keys, sentence in located.problems:
         source.problems.append(Problem(f"{name}:{line}", line, " ".join([*filter(None, [".".join(keys)]), sentence])))
+    if not isinstance(located.value, dict) and located.problems:
+        return source  # not YAML: what the overrides would add to it is of no use
     if isinstance(located.value, dict):
         source.values = located.value
-    elif not located.problems:
+    else:
         what = "is empty" if located.value is None else f"is {shown(located.value)}"
         source.add((), f"{what}; a recipe is a mapping with the sections model, data, training, …")
+        return source
     for number, override in enumerate(overrides):
         _override(source, override, number)
     return source
 
 
 def _override(source: Source, override: str, number: int) -> None:
-    place = (f"override '{override}'", 10**9 + number)
+    place = (f"override '{redacted_word(override)}'", 10**9 + number)
     dotted, equals, text = override.partition("=")
     keys = tuple(dotted.split("."))
     if not equals or not all(keys):
         source.problems.append(
             Problem(*place, "an override is written section.key=value, such as training.max_steps=1000")
         )
+        return
+    if len(keys) > DEEPEST:
+        source.problems.append(Problem(*place, f"the key is nested too deeply: {len(keys):,} names in a row"))
         return
     located = read_yaml(text)
     for _, below, sentence in located.problems:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.layout import planned_networks
 from hf_lottery.recipe.recipe import Recipe
-from hf_lottery.recipe.sections import Control
+from hf_lottery.recipe.sections import Control, number_of_networks
 
 
 def summary(recipe: Recipe) -> str:
@@ -18,13 +17,14 @@ def summary(recipe: Recipe) -> str:
         FileNotFoundError: `data.path` is not there.
     """
     path = recipe.data.path
-    if path is not None and not Path(path).exists():
+    if path is not None and not os.path.exists(os.path.expanduser(path)):
         raise FileNotFoundError(
             f"data.path is '{path}', and there is no such file or folder; give it by data.path=FOLDER"
         )
     lottery, arguments = recipe.lottery_config(), recipe.training_arguments()
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
-    networks = planned_networks(lottery.num_rounds, recipe.experiment.replicates, recipe.experiment.controls)
+    experiment = recipe.experiment
+    networks = number_of_networks(lottery.num_rounds, experiment.replicates, experiment.controls)
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
@@ -35,7 +35,7 @@ def summary(recipe: Recipe) -> str:
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
         "densities": _densities(lottery),
         "controls": "; ".join(map(_control, recipe.experiment.controls)) or "none",
-        "networks": f"{len(networks)} to train, over {recipe.experiment.replicates} replicate(s)",
+        "networks": f"{networks} to train, over {recipe.experiment.replicates} replicate(s)",
         "output": recipe.training["output_dir"],
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)

@@ -1,7 +1,8 @@
 """Reads and writes the YAML of recipes: plain values, and the line number of each.
 
 The rules are those of YAML 1.2's core schema, not of YAML 1.1 as in PyYAML: `1e-3` is a number, `no` and `off` are
-text (so `save_strategy: no` works), and `2:4` is text, not 124 (base sixty). A duplicate key is an error.
+text (so `save_strategy: no` works), and `2:4` is text, not 124 (base sixty). A duplicate key is an error, and so is a
+document that is too long or nested too deeply to be a recipe.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import Any
 import yaml
 
 Keys = tuple[str, ...]
+
+LONGEST_TEXT = 1 << 18  # characters of a file or an override
+MOST_VALUES = 5000
+DEEPEST = 20  # keys from the top of a recipe to a value
+_MOST_DIGITS = 100
 
 _INT = r"[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+"
 _FLOAT = (
@@ -56,11 +62,17 @@ class Located:
         value: dicts (with text keys), lists, text, numbers, booleans and None.
         lines: path of keys (the index of a list's item as text) -> line number, from 1.
         problems: (line, path, sentence) for what cannot be read, such as a duplicate key or an unknown tag.
+        count: number of values read so far.
     """
 
     value: Any = None
     lines: dict[Keys, int] = field(default_factory=dict)
     problems: list[tuple[int, Keys, str]] = field(default_factory=list)
+    count: int = 0
+
+
+class _TooMuch(Exception):
+    """More values, or deeper ones, than a recipe has."""
 
 
 def read_yaml(text: str) -> Located:
@@ -73,6 +85,9 @@ def read_yaml(text: str) -> Located:
         The values, lines and problems. After a syntax error: one problem, and no value.
     """
     located = Located()
+    if len(text) > LONGEST_TEXT:
+        sentence = f"has {len(text):,} characters; a recipe has at most {LONGEST_TEXT:,}"
+        return Located(problems=[(1, (), sentence)])
     try:
         node = yaml.compose(text, Loader=_Loader)
         if node is not None:
@@ -85,6 +100,8 @@ def read_yaml(text: str) -> Located:
         located.problems.append((1, (), f"is not YAML: {' '.join(str(error).split())}"))
     except RecursionError:
         located.problems.append((1, (), "is nested too deeply to be a recipe"))
+    except _TooMuch as error:
+        return Located(problems=[(1, (), str(error))])
     return located
 
 
@@ -95,6 +112,11 @@ def write_yaml(value: Any) -> str:
 
 def _value(node: yaml.Node, path: Keys, located: Located) -> Any:
     located.lines.setdefault(path, node.start_mark.line + 1)
+    located.count += 1
+    if located.count > MOST_VALUES:
+        raise _TooMuch(f"has more than {MOST_VALUES:,} values, which is too many for a recipe")
+    if len(path) > DEEPEST:
+        raise _TooMuch("is nested too deeply to be a recipe")
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, str(index)), located) for index, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
@@ -103,9 +125,16 @@ def _value(node: yaml.Node, path: Keys, located: Located) -> Any:
         return _scalar(node)
     except ValueError:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        sentence = f"is {node.value!r} ({kind}), which no setting accepts; write a number, true, false, null or text"
+        sentence = f"is {cut(node.value)} ({kind}), which no setting accepts; "
+        sentence += "write a number, true, false, null or text"
         located.problems.append((node.start_mark.line + 1, path, sentence))
         return None
+
+
+def cut(value: Any, longest: int = 80) -> str:
+    """The repr of a value for an error message, cut at 80 characters."""
+    text = repr(value[: 2 * longest] if isinstance(value, str) else value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _mapping(node: yaml.MappingNode, path: Keys, located: Located) -> dict[str, Any]:
@@ -136,7 +165,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         return None
     if kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if kind == "int":
+    if kind == "int" and len(text) <= _MOST_DIGITS:
         prefix = text[:2]
         return int(text, {"0x": 16, "0o": 8}.get(prefix, 10))
     if kind == "float" and text.lower() != ".nan":

@@ -13,6 +13,7 @@ from hf_lottery.report import page, style
 from hf_lottery.report.damage import damages
 from hf_lottery.report.section import Section
 from hf_lottery.report.sections import make_sections
+from hf_lottery.results.diverged import named, sentence
 from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.verdict import TOLERANCE, Verdict, verdict
@@ -52,7 +53,10 @@ def report_of(
     notes = [*results.notes, *damages(output_dir, results), *notes]
     for note in notes:
         _log.warning("%s", note)
-    if notes := [*notes, *_unfinished(results.missing(recipe.planned() if recipe else ()))]:
+    planned = recipe.planned() if recipe else []
+    if diverged := _diverged(results, planned):
+        sections.insert(0, Section("What diverged", diverged, warning=True))
+    if notes := [*notes, *_unfinished(results.missing(planned))]:
         sections.insert(0, Section("What is missing", notes, warning=True))
     folder = output_dir / REPORT_FOLDER
     for section in sections:
@@ -78,13 +82,23 @@ def _recipe(output_dir: Path) -> tuple[WrittenRecipe | None, list[str]]:
         return None, [f"{RECIPE_FILE} cannot be read, {unknown}"]
 
 
+def _diverged(results: Results, planned: list[Network]) -> list[str]:
+    """A sentence for each network that diverged, with what is left out for it; empty if none did."""
+    sentences, gone = [], results.left_out(planned)
+    for line in results.diverged():
+        above = sorted(other for other, cause in gone.items() if cause == Network.of_line(line))
+        text = sentence(line) + (f"; left out, because they stand on it: {named(above)}." if above else ".")
+        sentences.append(text[0].upper() + text[1:])
+    if sentences:
+        sentences.append("A network that diverged has no value in any table, plot or comparison: see n there.")
+    return sentences
+
+
 def _unfinished(missing: list[Network]) -> list[str]:
     if not missing:
         return []
-    named = "; ".join(str(network) for network in missing[:_NAMED])
-    more = f"; and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     count = "1 network has" if len(missing) == 1 else f"{len(missing)} networks have"
-    return [f"{count} not finished: {named}{more}. Run the recipe again: finished networks are not trained twice."]
+    return [f"{count} not finished: {named(missing)}. Run the recipe again: finished networks are not trained twice."]
 
 
 def _subject(recipe: WrittenRecipe | None, output_dir: Path) -> str:

@@ -184,8 +184,8 @@ def _instability_row(found: list[Instability]) -> list[Cell]:
 
 
 def _generations(output_dir: Path, results: Results) -> list[Section]:
-    """The answers of language models to fixed prompts: the first replicate's tickets, before and after training."""
-    body = []
+    """The answers of language models to fixed prompts: one replicate's tickets, before and after training."""
+    body, replicate = [], results.first_whole()
     for line in results.lines:
         if line["control"] != TICKET or line["replicate"] != 0:
             continue
@@ -194,7 +194,8 @@ def _generations(output_dir: Path, results: Results) -> list[Section]:
             body.append([Cell(formatting.percent(line["density"])), *(Cell(_cut(text)) for text in texts)])
     if not body:
         return []
-    sentence = "Greedy answers to fixed prompts, at the start and at the end of each training of the first replicate."
+    which = f"replicate {replicate}" if replicate else "the first replicate"
+    sentence = f"Greedy answers to fixed prompts, at the start and at the end of each training of {which}."
     return [Section("Answers before and after", [sentence], (["density", "prompt", "before", "after"], body))]
 
 
@@ -220,6 +221,12 @@ def _data(output_dir: Path) -> list[Section]:
         return []
 
 
+_DIVERGED = (
+    "A network that diverged has no value, so n falls. From the round on at which a replicate's ticket diverged no "
+    "answer is yes, and where a control diverged the ticket is not called no better than it."
+)
+
+
 def _method(found: Verdict) -> Section:
     margin = formatting.difference(found.tolerance, found.metric, signed=False)
     return Section(
@@ -233,6 +240,7 @@ def _method(found: Verdict) -> Section:
             f"lies above 0, no when it lies below {margin} (any advantage is smaller than the tolerance). Earlier: "
             "yes when it lies above 0 steps, no when below. Otherwise, and with fewer than 3 replicates: too few "
             "replicates to say.",
+            *([_DIVERGED] if found.diverged else []),
             "Densities are counted from the masks. The early-stop step is the evaluated step of minimum validation "
             "loss, so it is known to within the evaluation interval.",
         ],

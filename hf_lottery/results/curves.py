@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from hf_lottery.finished import whole_file
 from hf_lottery.layout import STATE_FILE, Network
+from hf_lottery.results.diverged import Diverged
 from hf_lottery.results.evaluations import evaluations
 from hf_lottery.results.results import Line
 
@@ -18,9 +19,10 @@ def learning_curve(output_dir: str | os.PathLike, lines: Iterable[Line], key: st
     """Step -> the values of `key`, such as `test_accuracy`, in the networks' log histories.
 
     Only steps at which every network was evaluated are kept, so that all means are over the same networks. Networks
-    without a readable trainer_state.json are left out.
+    without a readable trainer_state.json are left out, and networks that diverged are.
     """
-    curves = [curve for line in lines if (curve := _values(output_dir, line, key))]
+    whole = [line for line in lines if Diverged.of_line(line) is None]
+    curves = [curve for line in whole if (curve := _values(output_dir, line, key))]
     if not curves:
         return {}
     shared = set.intersection(*(set(curve) for curve in curves))

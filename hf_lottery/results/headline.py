@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from hf_lottery.results.formatting import difference, percent
-from hf_lottery.results.verdict import MIN_REPLICATES, NO, NO_DATA, TOO_FEW, YES, RoundVerdict, Verdict
+from hf_lottery.results.verdict import DIVERGED, MIN_REPLICATES, NO, NO_DATA, TOO_FEW, YES, RoundVerdict, Verdict
 
 
 def headline(found: Verdict) -> str:
-    """The verdict in a sentence or two, the extreme matching density first."""
+    """The verdict in a sentence or two, the extreme matching density first, and what diverged last."""
+    return " ".join(filter(None, (_claim(found), found.diverged)))
+
+
+def _claim(found: Verdict) -> str:
+    if found.diverged and not any(judged.matching.difference.n for judged in found.rounds):
+        return "No verdict: no replicate has both a dense network and a ticket that did not diverge."
     if not found.rounds:
         return "Nothing to judge yet: no round after the dense network has finished."
     if found.replicates == 0:
@@ -40,8 +46,14 @@ def _too_few(found: Verdict) -> str:
 def _not_matching(found: Verdict) -> str:
     if all(judged.matching.answer == NO for judged in found.rounds):
         return f"No ticket: at no density is test {found.metric} within {_margin(found)} of dense ({_count(found)})."
-    undecided = [percent(judged.density) for judged in found.rounds if judged.matching.answer == TOO_FEW]
-    where = f"the interval at {', '.join(undecided)} density holds both answers" if undecided else "nothing is paired"
+    undecided, diverged = (
+        ", ".join(percent(judged.density) for judged in found.rounds if judged.matching.answer == answer)
+        for answer in (TOO_FEW, DIVERGED)
+    )
+    where = f"the interval at {undecided} density holds both answers" if undecided else ""
+    if diverged:
+        where += f"{'; ' if where else ''}at {diverged} density it is not said, because a ticket diverged"
+    where = where or "nothing is paired"
     return f"No density is shown to match dense within {_margin(found)} ({_count(found)}); {where}."
 
 
@@ -56,7 +68,12 @@ def _count(found: Verdict) -> str:
 def _against_controls(found: RoundVerdict) -> str:
     if not found.better:
         return "No control was run at this density, so it is not shown to be a winning ticket."
-    groups = {YES: "It is better than", NO: "It is no better than", TOO_FEW: "Too few replicates to say against"}
+    groups = {
+        YES: "It is better than",
+        NO: "It is no better than",
+        TOO_FEW: "Too few replicates to say against",
+        DIVERGED: "A network diverged, so nothing is said against",
+    }
     parts = []
     for answer, words in groups.items():
         names = [control for control, finding in found.better.items() if finding.answer == answer]

@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_lottery.finished import read_line
 from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
+from hf_lottery.results.diverged import Diverged, left_out
 from hf_lottery.results.metric import Metric, metric_of
 from hf_lottery.sealed import DamagedFile
 
@@ -54,11 +55,11 @@ class Results:
         """Replicate -> the value of `key`, averaged over the replicate's samples.
 
         A replicate's samples share its initialisation and data order, so they are one observation, not several.
-        Lines that lack the value, or hold null or NaN, are left out.
+        Lines that lack the value, or hold null or NaN, are left out, and networks that diverged are.
         """
         samples: dict[int, list[float]] = {}
         for line in self.select(control, round):
-            value = line.get(key)
+            value = None if Diverged.of_line(line) else line.get(key)
             if isinstance(value, (int, float)) and not math.isnan(value):
                 samples.setdefault(line["replicate"], []).append(float(value))
         return {replicate: sum(found) / len(found) for replicate, found in sorted(samples.items())}
@@ -75,14 +76,37 @@ class Results:
     def missing(self, planned: Iterable[Network] = ()) -> list[Network]:
         """The networks that should be there and have not finished.
 
-        Every replicate must have each round, control and sample that any replicate has, and all that is planned.
+        Every replicate must have each round, control and sample that any replicate has, and all that is planned,
+        but for what stands on a network that diverged.
 
         Args:
             planned: the networks of the recipe, where it is known.
         """
         finished = {Network.of_line(line) for line in self.lines}
-        seen = {Network(r, n.round, n.control, n.sample) for r in self.replicates() for n in finished}
-        return sorted((seen | set(planned)) - finished)
+        expected = self._expected(planned)
+        return sorted(expected - finished - self.left_out(planned).keys())
+
+    def _expected(self, planned: Iterable[Network]) -> set[Network]:
+        finished = [Network.of_line(line) for line in self.lines]
+        return {Network(r, n.round, n.control, n.sample) for r in self.replicates() for n in finished} | set(planned)
+
+    def diverged(self) -> list[Line]:
+        """The lines of the networks that became nan or infinite."""
+        return [line for line in self.lines if Diverged.of_line(line) is not None]
+
+    def left_out(self, planned: Iterable[Network] = ()) -> dict[Network, Network]:
+        """A network that is never trained -> the diverged one that it stands on; `planned` as for `missing`."""
+        return left_out(self._expected(planned), [Network.of_line(line) for line in self.diverged()])
+
+    def diverged_replicates(self, control: str, rounds: Iterable[int]) -> set[int]:
+        """The replicates of which a network of this control diverged at one of the rounds."""
+        rounds = set(rounds)
+        return {n["replicate"] for n in self.diverged() if n["control"] == control and n["round"] in rounds}
+
+    def first_whole(self) -> int:
+        """The first replicate whose ticket diverged at no round; the first of all if there is none."""
+        gone = self.diverged_replicates(TICKET, self.rounds())
+        return min(self.replicates(), key=lambda replicate: (replicate in gone, replicate))
 
 
 def read_results(output_dir: str | os.PathLike) -> Results:
@@ -160,7 +184,8 @@ def _parse(text: str) -> Line | None:
     try:
         line = json.loads(text)
         whole = isinstance(line, dict) and Network.of_line(line) and math.isfinite(line["density"])
-    except (ValueError, KeyError, TypeError):
+        Diverged.of_line(line)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     return line if whole else None
 
@@ -170,6 +195,8 @@ def _require_one_recipe(lines: list[Line], output_dir: str | os.PathLike) -> Non
     first: dict[tuple, Line] = {}
     for line in lines:
         for key, group in (("prunable", ()), ("steps", (line["control"], line["round"]))):
+            if key == "steps" and Diverged.of_line(line) is not None:
+                continue  # it stopped where it diverged
             other = first.setdefault((key, *group), line)
             if line.get(key) != other.get(key):
                 raise ValueError(

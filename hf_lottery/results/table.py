@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
+from hf_lottery.results.diverged import summary
 from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import Estimate, estimate
 
@@ -25,7 +26,8 @@ class Cell:
 def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], list[list[Cell]]]:
     """(headings, one row per round): the one table that the terminal, the page and the card show.
 
-    Values are means over replicates with min–max; a replicate's samples are averaged first.
+    Values are means over replicates with min–max; a replicate's samples are averaged first. If any network diverged, a
+    value that is not of all replicates says of how many it is.
 
     Args:
         results: the finished networks.
@@ -35,14 +37,18 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
     headings = ["round", "density", f"test {metric}", "early-stop step"]
     headings += [f"test {metric} there"] * early_stop_metric + controls
 
-    def of_metric(found: Estimate) -> Cell:
-        return Cell(formatting.value(found.mean, metric), formatting.value_range(found, metric))
+    count, some_diverged = len(results.replicates()), bool(results.diverged())
 
-    def of_steps(found: Estimate) -> Cell:
+    def of_metric(found: Estimate, started: bool) -> Cell:
+        n = f"n = {found.n} of {count}" if some_diverged and started and found.n < count else ""
+        detail = ", ".join(filter(None, (formatting.value_range(found, metric), n)))
+        return Cell(formatting.value(found.mean, metric), detail)
+
+    def of_steps(found: Estimate, started: bool) -> Cell:
         return Cell(formatting.steps(found.mean), formatting.steps_range(found))
 
-    def cell(show: Callable[[Estimate], Cell], key: str, round: int, control: str = TICKET) -> Cell:
-        return show(estimate(results.values(key, control, round).values()))
+    def cell(show: Callable[[Estimate, bool], Cell], key: str, round: int, control: str = TICKET) -> Cell:
+        return show(estimate(results.values(key, control, round).values()), bool(results.select(control, round)))
 
     body = [
         [
@@ -59,11 +65,13 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
 
 
 def caption(results: Results) -> str:
-    """What the numbers of the table are, in one line."""
+    """What the numbers of the table are, in one line; and what diverged."""
     count = len(results.replicates())
     if count == 1:
-        return "1 replicate. Density is counted from the mask; a control's samples are averaged."
-    return (
-        f"Mean over {count} replicates (min–max). Density is counted from the mask; "
-        "a control's samples are averaged within a replicate first."
-    )
+        numbers = "1 replicate. Density is counted from the mask; a control's samples are averaged."
+    else:
+        numbers = (
+            f"Mean over {count} replicates (min–max). Density is counted from the mask; "
+            "a control's samples are averaged within a replicate first."
+        )
+    return " ".join(filter(None, (numbers, summary(results.lines))))

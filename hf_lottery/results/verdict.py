@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_lottery.layout import TICKET
+from hf_lottery.results.diverged import summary
 from hf_lottery.results.metric import Metric
 from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import Estimate, paired_difference
@@ -17,6 +18,7 @@ MIN_REPLICATES = 3  # a t interval of two values is 12.7 standard errors wide on
 LOTTERY_CONTROLS = ("random_reinit", "random_mask")
 
 YES, NO, TOO_FEW, NO_DATA = "yes", "no", "too few replicates to say", "not measured"
+DIVERGED = "not said: a network diverged"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Finding:
     """One answer, and the difference that it is based on.
 
     Args:
-        answer: yes, no, too few replicates to say, or not measured.
+        answer: yes, no, too few replicates to say, not measured, or not said because a network diverged.
         difference: ticket − the other, over paired replicates, signed so that positive is in the ticket's favour.
         on_average: the answer that the mean alone would give.
     """
@@ -61,7 +63,9 @@ class RoundVerdict:
         if not answers:
             return NO_DATA
         answers.append(self.matching.answer)
-        return NO if NO in answers else YES if set(answers) == {YES} else TOO_FEW
+        if NO in answers or set(answers) == {YES}:
+            return NO if NO in answers else YES
+        return DIVERGED if DIVERGED in answers else TOO_FEW
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,10 @@ class Verdict:
         metric: the metric that the networks are compared by.
         early_stop: judged at the early-stop step, not at the end of training.
         tolerance: in units of the metric (a fraction for accuracy).
-        replicates: how many replicates have a finished dense network.
+        replicates: how many replicates have a finished dense network that did not diverge.
         rounds: the findings by round, from round 1.
+        diverged: how many of the replicates diverged, and which networks where; to be said beside every claim. Empty
+            if none did.
     """
 
     metric: Metric
@@ -81,6 +87,7 @@ class Verdict:
     tolerance: float
     replicates: int
     rounds: list[RoundVerdict]
+    diverged: str = ""
 
     @property
     def extreme(self) -> RoundVerdict | None:
@@ -117,6 +124,11 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
 
     In all other cases the interval allows both answers: too few replicates to say.
 
+    Networks that diverged have no value, so that n falls. Leaving out diverged tickets flatters the ticket: from the
+    round on at which the ticket of a replicate diverged, no answer is yes, and nothing is matched by the mean. Leaving
+    out a diverged control flatters the control: then "better" is not answered no. A replicate whose dense network
+    diverged has nothing to be compared with, and only makes n smaller.
+
     Args:
         results: the finished networks.
         tolerance: ε. For metrics of which greater is better, in the metric's units (0.002 = 0.2 points of accuracy);
@@ -136,26 +148,44 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     if not results.metric.greater_is_better and dense:
         tolerance *= sum(dense.values()) / len(dense)
     rounds = [_judge(results, round, key, tolerance) for round in results.rounds(TICKET) if round > 0]
-    return Verdict(results.metric, early_stop, tolerance, len(dense), rounds)
+    return Verdict(results.metric, early_stop, tolerance, len(dense), rounds, summary(results.lines))
 
 
 def _judge(results: Results, round: int, key: str, tolerance: float) -> RoundVerdict:
     greater_is_better = results.metric.greater_is_better
     ticket, dense = results.values(key, TICKET, round), results.values(key, TICKET, 0)
     others = {control: results.values(key, control, round) for control in results.controls()}
+    gone = {control: bool(results.diverged_replicates(control, [round])) for control in others}
     steps, dense_steps = (results.values("early_stop_step", TICKET, number) for number in (round, 0))
+    matching = _finding(_gain(ticket, dense, greater_is_better), above=-tolerance, below=-tolerance)
+    better = {
+        control: _finding(_gain(ticket, other, greater_is_better), above=0.0, below=tolerance)
+        for control, other in others.items()
+        if other or gone[control]
+    }
+    earlier = _finding(_gain(steps, dense_steps, greater_is_better=False), above=0.0, below=0.0)
+    if results.diverged_replicates(TICKET, range(1, round + 1)):
+        matching, earlier = _not_yes(matching), _not_yes(earlier)
+        better = {control: _not_yes(finding) for control, finding in better.items()}
     return RoundVerdict(
         round=round,
         density=results.density(TICKET, round),
-        matching=_finding(_gain(ticket, dense, greater_is_better), above=-tolerance, below=-tolerance),
-        better={
-            control: _finding(_gain(ticket, other, greater_is_better), above=0.0, below=tolerance)
-            for control, other in others.items()
-            if other
-        },
-        earlier=_finding(_gain(steps, dense_steps, greater_is_better=False), above=0.0, below=0.0),
+        matching=matching,
+        better={control: _not_no(finding) if gone[control] else finding for control, finding in better.items()},
+        earlier=earlier,
         speedup=_speedup(steps, dense_steps),
     )
+
+
+def _not_yes(finding: Finding) -> Finding:
+    """A finding from which a diverged ticket is left out: it cannot speak for the ticket."""
+    answer = DIVERGED if finding.answer in (YES, NO_DATA) else finding.answer
+    return Finding(answer, finding.difference, on_average=False)
+
+
+def _not_no(finding: Finding) -> Finding:
+    """A finding from which a diverged control is left out: it cannot speak for the control."""
+    return replace(finding, answer=DIVERGED) if finding.answer in (NO, NO_DATA) else finding
 
 
 def _gain(ticket: dict[int, float], other: dict[int, float], greater_is_better: bool) -> Estimate:

@@ -18,7 +18,6 @@ from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.launch import require_same_data
 from hf_lottery.runner.network import build_network
 from hf_lottery.sealed import write_sealed_text
-from hf_lottery.task_records import TASKS
 from hf_lottery.tasks import TaskData, task_module
 from hf_lottery.training.trainer import LotteryTrainer
 from hf_lottery.training.unsupported import refuse_schedule_ending_at_zero
@@ -61,16 +60,15 @@ def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallb
 
 
 def load_data(recipe: Recipe) -> TaskData:
-    """The recipe's data, read by its task, with its metrics; a language model that does not fit is refused first."""
-    if TASKS[recipe.data.task].language_model:
-        from hf_lottery.runner.memory import network_size, require_fits
+    """The recipe's data, read by its task, with its metrics; a model that does not fit is refused first."""
+    from hf_lottery.runner.memory import require_memory
 
-        require_fits(recipe, network_size(recipe))
+    require_memory(recipe)
     data = task_module(recipe.data.task).load(recipe.data, recipe.model)
     if recipe.metrics is not None:
         from hf_lottery.metrics import with_metrics
 
-        data = with_metrics(data, recipe.metrics)
+        data = with_metrics(data, recipe.metrics, recipe.trusts_metric_code)
     require_same_data(data)
     return data
 

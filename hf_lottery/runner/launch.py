@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 
 from hf_lottery.bundled import LAUNCHER_CONFIGS, bundled_folder
@@ -26,7 +27,7 @@ def relaunch(launcher: str, arguments: Sequence[str]) -> int:
         ValueError: there is no such launcher, or N is not a number.
     """
     name, _, count = launcher.partition(":")
-    if name not in LAUNCHERS or not count.isdigit() or int(count) < 1:
+    if name not in LAUNCHERS or not re.fullmatch("[1-9][0-9]{0,5}", count):
         raise ValueError(
             f"--launcher is '{launcher}'; it must be NAME:N, N processes under one of {', '.join(LAUNCHERS)}, "
             "such as ddp:2"

@@ -10,7 +10,6 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -18,10 +17,13 @@ from transformers import (
 )
 
 from hf_lottery.config import LotteryConfig
+from hf_lottery.models.on_meta import build_on_meta
 from hf_lottery.pruning.targets import LINEAR_MODULES, prunable
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.adapters import refuse_unsupported_adapter, require_modules
 from hf_lottery.runner.network import require_compatible_sections
+from hf_lottery.task_records import TASKS
+from hf_lottery.tasks.building import require_model_of_task
 from hf_lottery.tasks.language_models import model_config
 
 GIB = 1 << 30
@@ -60,8 +62,21 @@ class Size:
         )
 
 
+def require_memory(recipe: Recipe) -> None:
+    """Refuse a model that is larger than the memory there is, before anything is allocated.
+
+    Checked are language models, random weights of an architecture, and models whose config the recipe changes. The
+    config's own vocabulary and number of classes are counted: those of the data are not known yet.
+
+    Raises:
+        ValueError: it is larger; the message says by how much.
+    """
+    if recipe.model.architecture is not None or recipe.model.config or TASKS[recipe.data.task].language_model:
+        require_fits(recipe, network_size(recipe))
+
+
 def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size:
-    """The size of a causal_lm recipe's network, counted on the meta device, where no weight is read or allocated.
+    """The size of a recipe's network, counted on the meta device, where no weight is read or allocated.
 
     Args:
         recipe: its sections model, peft, quantization, lottery and training are used.
@@ -92,7 +107,7 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
 
 
 def base_on_meta(recipe: Recipe, config: PretrainedConfig | None = None) -> PreTrainedModel:
-    """A causal_lm recipe's model without its weights and without an adapter: names, shapes and dtypes.
+    """A recipe's model without its weights and without an adapter: names, shapes and dtypes.
 
     Args:
         recipe: its section model is used.
@@ -102,8 +117,12 @@ def base_on_meta(recipe: Recipe, config: PretrainedConfig | None = None) -> PreT
         ValueError: the config cannot be found.
     """
     config = config or model_config(recipe.model)
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=_dtype(recipe, config))
+    name = recipe.model.name_or_path or recipe.model.architecture
+    require_model_of_task(recipe.data.task, config)
+    auto_class = TASKS[recipe.data.task].auto()
+    return build_on_meta(
+        lambda: auto_class.from_config(config, dtype=_dtype(recipe, config), trust_remote_code=False), name
+    )
 
 
 def require_fits(recipe: Recipe, size: Size, available: int | None = None) -> None:
@@ -153,8 +172,7 @@ def _dtype(recipe: Recipe, config: PretrainedConfig) -> torch.dtype:
 def _with_adapter(base: PreTrainedModel, config: LoraConfig) -> PeftModel:
     refuse_unsupported_adapter(config)
     require_modules(base, config)
-    with torch.device("meta"):
-        return get_peft_model(base, config)
+    return build_on_meta(lambda: get_peft_model(base, config), "the adapter of section peft")
 
 
 def _weight_bytes(model: PreTrainedModel, quantization: BitsAndBytesConfig | None) -> int:

@@ -170,7 +170,8 @@ def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
 
 def _counts(experiment: Experiment) -> dict[str, int]:
     there = next(path for path in (experiment.root, *experiment.root.absolute().parents) if path.is_dir())
-    networks, pending = experiment.networks(), experiment.pending()
+    gone, pending = experiment.left_out(), experiment.pending()  # gone: they stand on a network that diverged
+    networks = [network for network in experiment.networks() if network not in gone]
     return {
         "networks": len(networks),
         "finished": len(networks) - len(pending),

@@ -47,12 +47,16 @@ class NetworkProgress:
         """A network that is needed is trained by another process."""
         self.console.print(f"waiting for {network}, which {holder} trains", highlight=False, markup=False)
 
+    def diverged(self, sentence: str) -> None:
+        """A network diverged: say so, and what is left out."""
+        self.console.print(sentence, highlight=False, markup=False)
+
     def step(self, step: int, max_steps: int) -> None:
         """The network has been trained for `step` of `max_steps` steps."""
         self.bars.update(self._steps, completed=step, total=max_steps)
 
     def _update(self) -> tuple[int, int]:
-        total = len(self._experiment.networks())
+        total = len(self._experiment.networks()) - len(self._experiment.left_out())
         done = total - len(self._experiment.pending())
         self.bars.update(self._networks, completed=done, total=total)
         return done, total

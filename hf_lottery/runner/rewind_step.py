@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hf_lottery.distributed.processes import world_size
 from hf_lottery.experiment.instability import measure_instability
 from hf_lottery.layout import REWIND_STEP_FILE, REWIND_STEP_FOLDER
 from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.results.diverged import DivergedError
 from hf_lottery.results.linear_path import STABLE_BELOW, earliest_stable_step
 from hf_lottery.runner.build import build_trainer, load_data
 from hf_lottery.sealed import DamagedFile, read_sealed, write_sealed
@@ -27,7 +29,7 @@ def settle_rewind_step(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCa
     """The recipe with its rewind step as a number, which is measured once for an output folder and written there.
 
     From each step k of the list two copies of the first replicate's dense network are trained under different data
-    orders; k is stable when the error barrier on the line between them is below 2%.
+    orders; k is stable when the error barrier on the line between them is below 2%. Where one diverges, it is not.
 
     Args:
         recipe: returned unchanged unless its rewind step is auto.
@@ -55,24 +57,29 @@ def settle_rewind_step(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCa
     return _at(recipe, chosen["rewind_step"])
 
 
-def _measure(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback]) -> dict:
-    data, found = load_data(recipe), {}
+def _measure(recipe: Recipe, root: Path) -> dict:
+    data, found, said = load_data(recipe), {}, []
 
     def instability_at(step: int) -> float:
         folder = root / REWIND_STEP_FOLDER / f"step-{step}"
-        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder, callbacks)
-        measured = measure_instability(
-            trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better
-        )
+        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder)
+        try:
+            measured = measure_instability(
+                trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better
+            )
+        except DivergedError as error:
+            said.append(f"at step {step} {error}")
+            found[step] = None  # infinite, which JSON cannot say
+            return math.inf
         found[step] = measured.paths[0].instability
+        said.append(f"{found[step]:.1%} at step {step}")
         return found[step]
 
     step = earliest_stable_step(recipe.lottery_config().rewind_steps, instability_at)
     if step is None:
-        measured = ", ".join(f"{value:.1%} at step {k}" for k, value in found.items())
         raise ValueError(
-            f"lottery.rewind_steps: the dense network is not stable at any of them ({measured}; stable is below "
-            f"{STABLE_BELOW:.0%}): add later steps"
+            f"lottery.rewind_steps: the dense network is not stable at any of them ({', '.join(said)}; stable is "
+            f"below {STABLE_BELOW:.0%}): add later steps"
         )
     return {"rewind_step": step, "instability": found}
 

@@ -40,7 +40,9 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
         recipe, experiment = open_run(recipe, progress, stopping)
         while True:
             with progress.over(experiment):
-                experiment.run(on_start=progress.start, on_wait=progress.wait, stopping=stopping)
+                experiment.run(
+                    on_start=progress.start, on_wait=progress.wait, on_diverged=progress.diverged, stopping=stopping
+                )
             try:
                 conclude(recipe, experiment, console)
                 return experiment.root
@@ -104,7 +106,7 @@ def _changed(root: Path, recipe: Recipe, started: bool) -> dict:
         ValueError: recipe.yaml is damaged, so that nobody knows what the results in the folder are of.
     """
     try:
-        return differences(load_written(root), recipe)
+        return differences(load_written(root, trust_metric_code=True), recipe)  # compared, not run
     except DamagedFile as damage:
         if not started:
             return {RECIPE_FILE: (None, None)}

@@ -112,7 +112,7 @@ def _worker_command(arguments: Sequence[str]) -> list[str]:
 
 def _watch(workers: list[subprocess.Popen], experiment: Experiment, stopping: Stopping, console: Console) -> None:
     """Print how many networks are trained until all workers have ended; raise ChildProcessError when one fails."""
-    total, shown = len(experiment.networks()), -1
+    shown = (-1, 0)
     while any(worker.poll() is None for worker in workers):
         stopping.check()
         failed = next((worker for worker in workers if worker.poll()), None)
@@ -121,10 +121,11 @@ def _watch(workers: list[subprocess.Popen], experiment: Experiment, stopping: St
                 f"a worker stopped with exit status {failed.returncode} (its message is above); "
                 "run the same command again to continue"
             )
+        total = len(experiment.networks()) - len(experiment.left_out())
         done = total - len(experiment.pending())
-        if done != shown:
+        if (done, total) != shown:
             console.print(f"{done} of {total} networks trained", highlight=False)
-            shown = done
+            shown = (done, total)
         time.sleep(1)
     if any(worker.returncode for worker in workers):
         raise ChildProcessError("a worker failed (its message is above); run the same command again to continue")

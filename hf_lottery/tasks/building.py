@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, set_seed
 
 from hf_lottery.models.architecture import architecture_problems
+from hf_lottery.suggest import did_you_mean
 from hf_lottery.task_records import TASKS
 
 
@@ -29,8 +31,9 @@ def build(task: str, model: Any, seed: int, **config: Any) -> PreTrainedModel:
     given = model.config or {}
     if model.name_or_path is None:
         architecture = architecture_config(model.architecture, given, config)
+        require_model_of_task(task, architecture)
         set_seed(seed)
-        return auto_class.from_config(architecture)
+        return auto_class.from_config(architecture, trust_remote_code=False)
     options = {
         "revision": model.revision,
         "dtype": model.dtype,
@@ -63,9 +66,18 @@ def architecture_config(architecture: str, given: dict[str, Any], defaults: dict
     for _, sentence in architecture_problems(architecture, given):
         raise ValueError(sentence)
     try:
-        return AutoConfig.for_model(architecture, **{**defaults, **given})
-    except (TypeError, ValueError) as error:
+        return AutoConfig.for_model(architecture, **copy.deepcopy({**defaults, **given}))
+    except Exception as error:  # as in architecture_problems
         raise ValueError(f"model.config does not fit the architecture {architecture}: {error}") from error
+
+
+def require_model_of_task(task: str, config: PretrainedConfig) -> None:
+    """Raise ValueError if transformers has no model of this type for a task."""
+    models = TASKS[task].auto()._model_mapping
+    if type(config) not in models:
+        types = sorted(known.model_type for known in models)
+        hint = did_you_mean(config.model_type, types, otherwise=f"such as {', '.join(types[:5])}")
+        raise ValueError(f"{config.model_type!r} is a model type without a model for the task {task}; {hint}")
 
 
 def require_classes(model: PreTrainedModel, num_labels: int) -> None:

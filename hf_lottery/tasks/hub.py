@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
+    # `json` is a reader of datasets: it would read whatever lies in the working directory, and `sql` what a query says
+    if name.isidentifier() and not Path(name).is_dir() and find_spec(f"datasets.packaged_modules.{name}") is not None:
+        raise ValueError(f"data.name is {name!r}, which is a reader of files, not a data set: set data.path=FOLDER")
     try:
         found = load_dataset(name)
     except (OSError, ValueError, DatasetGenerationError) as error:  # ConnectionError is an OSError
@@ -77,7 +82,7 @@ def require_folder(path: str) -> Path:
     Raises:
         FileNotFoundError: there is no such folder.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not folder.is_dir():
         raise FileNotFoundError(
             f"data.path is {path!r}, which is no folder: set data.path=FOLDER, or leave it out to read "

@@ -46,7 +46,7 @@ def _converted(source: str, gguf_file: str, revision: str | None) -> tempfile.Te
     options = {"gguf_file": gguf_file, **({} if revision is None else {"revision": revision})}
     folder = tempfile.TemporaryDirectory(prefix="hf_lottery-")
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, **options, **_UNPACKED)
+        model = AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **options, **_UNPACKED)
     except OSError as error:
         folder.cleanup()
         raise ValueError(
@@ -57,9 +57,9 @@ def _converted(source: str, gguf_file: str, revision: str | None) -> tempfile.Te
     if "quantization_config" in config.__dict__:
         del config.quantization_config
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config)
+        plain = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     plain.save_pretrained(folder.name)
-    AutoTokenizer.from_pretrained(source, **options).save_pretrained(folder.name)
+    AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options).save_pretrained(folder.name)
     return folder

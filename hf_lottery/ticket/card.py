@@ -54,6 +54,7 @@ def ticket_card(
     body = "\n\n".join(
         [
             *_found(info, counts, rewind_step, results),
+            *_replicate(results, fingerprint),
             *loading(info, repo_id, files),
             *_evidence(results, round, files),
             *_layers(counts),
@@ -67,6 +68,12 @@ def _round(results: Results, fingerprint: str) -> int | None:
     """The round whose mask the ticket has; None if no line of the results has that mask."""
     own = (line for line in results.lines if line["control"] == TICKET and line.get("fingerprint") == fingerprint)
     return next((line["round"] for line in own), None)
+
+
+def _replicate(results: Results, fingerprint: str) -> list[str]:
+    """If some network diverged: of which replicate the ticket is."""
+    own = next((n for n in results.lines if n["control"] == TICKET and n.get("fingerprint") == fingerprint), None)
+    return [f"The ticket is that of replicate {own['replicate']}."] if own and results.diverged() else []
 
 
 def _metadata(info: Mapping[str, Any], results: Results, round: int | None, repo_id: str) -> ModelCardData:

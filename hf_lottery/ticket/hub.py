@@ -6,6 +6,7 @@ Because of the one commit, readers get either the old ticket or the new one, nev
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
@@ -13,6 +14,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, sn
 from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.ticket.document import TicketError, parse, read_bounded
+from hf_lottery.ticket.hub_error import asking_the_hub
 from hf_lottery.ticket.schema import FILES, HUB_ID, JSON_FILE
 
 
@@ -23,27 +25,37 @@ def download(
 
     Raises:
         FileNotFoundError: `repo_id` is not a Hub id such as `you/name`, so it was meant as a folder.
+        HubError: it could not be downloaded, and is not in the cache.
     """
-    if not HUB_ID.fullmatch(repo_id):
-        raise FileNotFoundError(f"there is no folder {repo_id}, and it is not a Hub id such as you/name")
-    # one call, so that all files are of one commit
-    return Path(
-        snapshot_download(
-            repo_id,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            allow_patterns=[JSON_FILE, MASK_FILE, REWIND_FILE],
+    if Path(repo_id).exists():
+        raise NotADirectoryError(f"'{repo_id}' is a file; give the folder of a ticket or of a run")
+    if not HUB_ID.fullmatch(repo_id) or "/" not in repo_id:
+        raise FileNotFoundError(f"there is no folder '{repo_id}'; give a folder, or a ticket on the Hub as you/name")
+    with asking_the_hub(repo_id, f"there is no folder '{repo_id}' here, and it could not be downloaded"):
+        # one call, so that all files are of one commit
+        return Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                allow_patterns=[JSON_FILE, MASK_FILE, REWIND_FILE],
+            )
         )
-    )
 
 
 def open_repository(api: HfApi, repo_id: str, private: bool | None, revision: str | None) -> tuple[str, str]:
     """Create the repository and the branch `revision` if needed; returns the full id and the branch's last commit."""
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    return repo_id, api.repo_info(repo_id, revision=revision).sha
+    with _preparing(repo_id):
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return repo_id, api.repo_info(repo_id, revision=revision).sha
+
+
+def _preparing(repo_id: str) -> AbstractContextManager[None]:
+    """A block of calls before the commit."""
+    return asking_the_hub(repo_id, f"the ticket was not published in {repo_id}", "what is there has not changed")
 
 
 def read_text(api: HfApi, repo_id: str, name: str, commit: str) -> str | None:
@@ -52,9 +64,10 @@ def read_text(api: HfApi, repo_id: str, name: str, commit: str) -> str | None:
     Raises:
         TicketError: the file is larger than any that is read.
     """
-    if not api.file_exists(repo_id, name, revision=commit):
-        return None
-    path = Path(api.hf_hub_download(repo_id, name, revision=commit))
+    with _preparing(repo_id):
+        if not api.file_exists(repo_id, name, revision=commit):
+            return None
+        path = Path(api.hf_hub_download(repo_id, name, revision=commit))
     return read_bounded(path).decode("utf-8", errors="replace")
 
 
@@ -70,12 +83,16 @@ def commit_files(
     """
     old = read_text(api, repo_id, JSON_FILE, parent)
     stale = sorted(set(_listed(old)) - files.keys()) if old is not None else []
-    stale = [name for name in stale if api.file_exists(repo_id, name, revision=parent)]
-    operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-    operations += [CommitOperationDelete(name) for name in stale]
-    return api.create_commit(
-        repo_id, operations, commit_message=message, revision=revision, parent_commit=parent
-    ).commit_url
+    # the commit may have been made and its answer lost
+    failed = f"the ticket may not have been published in {repo_id}"
+    after = "it holds the ticket from before or all of this one, and to publish it again does no harm"
+    with asking_the_hub(repo_id, failed, after):
+        stale = [name for name in stale if api.file_exists(repo_id, name, revision=parent)]
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        operations += [CommitOperationDelete(name) for name in stale]
+        return api.create_commit(
+            repo_id, operations, commit_message=message, revision=revision, parent_commit=parent
+        ).commit_url
 
 
 def _listed(old: str) -> list[str]:

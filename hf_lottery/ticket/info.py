@@ -17,6 +17,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.task_records import task_of
 from hf_lottery.ticket.base_model import bare, base_tensors, hub_id
 from hf_lottery.ticket.model_config import plain_config
+from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import HUB_ID, LORA_FIELDS, NAME, PACKAGES, RESULT_KEYS, RESULT_VALUES
 from hf_lottery.ticket.validators import accepts
@@ -30,6 +31,7 @@ def ticket_info(
     *,
     seeds: Iterable[int] = (),
     results: Iterable[Mapping[str, Any]] = (),
+    replicate: int = 0,
     recipe: str | None = None,
     datasets: Iterable[str] = (),
     license: str | None = None,
@@ -48,7 +50,8 @@ def ticket_info(
         seeds: `args.seed` of each replicate.
         results: lines of results.jsonl. Their numbers, control, metric, fingerprint and densities are kept; a line of
             a control that the schema does not know is left out.
-        recipe: the recipe's text.
+        replicate: the one whose ticket it is; `densities` are of its rounds.
+        recipe: the recipe's text; tokens and absolute paths in it are left out.
         datasets: Hub ids of the data.
         license: Hub id of the licence, such as `apache-2.0`.
         base_revision: branch, tag or commit that a Hub model was loaded at; None: the commits in the cache are tried.
@@ -71,9 +74,9 @@ def ticket_info(
         "pruning_rate": lottery_config.pruning_rate,
         "seeds": list(seeds),
         "versions": _versions(),
-        "densities": _densities(lines),
+        "densities": _densities(lines, replicate),
         "results": lines,
-        "recipe": None if recipe is None else recipe.replace("\r\n", "\n"),
+        "recipe": None if recipe is None else published_recipe(recipe.replace("\r\n", "\n")),
         "datasets": [name for name in datasets if HUB_ID.fullmatch(name)],
         "license": license,
     }
@@ -127,11 +130,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _densities(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The densities per tensor of each round of the ticket, in order of rounds; those of the first replicate."""
+def _densities(lines: Iterable[Mapping[str, Any]], replicate: int) -> list[dict[str, Any]]:
+    """The densities per tensor of each round of a replicate's ticket, in order of rounds."""
     rounds: dict[int, dict[str, Any]] = {}
     for line in lines:
-        if line["control"] == "ticket" and "densities" in line:
+        if (line["control"], line["replicate"]) == ("ticket", replicate) and "densities" in line:
             rounds.setdefault(line["round"], line["densities"])
     return [rounds[number] for number in sorted(rounds)]
 
@@ -148,6 +151,6 @@ def _may_be_stored(key: str, value: Any) -> bool:
     """Numbers may be stored under any key; other values under the few keys that the schema knows."""
     if key == "densities":
         return isinstance(value, Mapping)
-    if key in ("control", "fingerprint", "metric", "greater_is_better"):
+    if key in ("control", "fingerprint", "metric", "greater_is_better", "diverged"):
         return value is not None and accepts(RESULT_VALUES[key], value)
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

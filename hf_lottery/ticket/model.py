@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_lottery.ticket.document import TicketError
+from hf_lottery.ticket.publishing import published_value
 from hf_lottery.ticket.schema import FILES
 
 
@@ -43,11 +44,24 @@ def write_model(
         # only names that are known: a model may also write a card, Python files or a pickle
         for path in sorted(Path(scratch).iterdir()):
             if FILES.fullmatch(path.name):
-                shutil.copyfile(path, folder / path.name)
+                _copy(path, folder / path.name)
                 names.append(path.name)
     if not any(name.endswith(".safetensors") for name in names):
         raise TicketError("the model to be included wrote no file of weights: its adapter must be named 'default'")
     return names
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy a file; a config without the local paths in it, such as that of an adapter's base model."""
+    if path.suffix != ".json":
+        shutil.copyfile(path, copy)
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    cleaned = published_value(config)
+    if cleaned == config:
+        shutil.copyfile(path, copy)
+    else:
+        copy.write_text(json.dumps(cleaned, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _require_masked(model: PreTrainedModel | PeftModel, mask: Mapping[str, Tensor], zero: bool) -> None:

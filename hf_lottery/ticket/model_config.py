@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hf_lottery.ticket.validators import accepts, fail, matches
+from hf_lottery.ticket.validators import accepts, fail, integer, matches, optional
 
 # keys that name code, files or kernels: the shapes of a model do not need them, and from a stranger they are not read
 _CODE_KEYS = re.compile(
@@ -22,6 +22,16 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     Keys that name code, files or kernels are left out, and so are texts that are not plain words.
     """
     return _plain(config)
+
+
+def config_object(value: Any, where: str) -> None:
+    """Raise TicketError unless `value` is an object that `plain_config` makes, with the types that we ourselves use."""
+    if not isinstance(value, dict):
+        fail(where, value, "an object, such as {'model_type': 'bert', 'num_labels': 2}")
+    config_value(value, where)
+    if not isinstance(value.get("model_type", ""), str):
+        fail(f"{where}.model_type", value["model_type"], "a plain word")
+    optional(integer(0, 1 << 20))(value.get("num_labels"), f"{where}.num_labels")
 
 
 def config_value(value: Any, where: str, depth: int = 0) -> None:

@@ -18,6 +18,7 @@ from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.card import ticket_card
 from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
 from hf_lottery.ticket.model import write_model
+from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import CARD_FILE, FILES, JSON_FILE, SCHEMA, read_document
 from hf_lottery.ticket.tensors import file_record, write_mask, write_rewind
@@ -49,6 +50,7 @@ def write_folder(
     if folder.is_file():
         raise TicketError(f"{folder} is a file; a ticket is saved into a folder")
     make_folder(folder)
+    info = publishable(info)
     card = folder / CARD_FILE
     if card.is_symlink():
         raise TicketError(f"{card} is a link; a ticket's card must be a file in its folder")
@@ -102,6 +104,12 @@ def encode_card(
         repo_id=repo_id,
         existing=existing,
     ).encode()
+
+
+def publishable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A ticket's `info`; tokens and absolute paths are left out of its recipe, also of one that was written by hand."""
+    recipe = info.get("recipe")
+    return {**info, "recipe": published_recipe(recipe)} if isinstance(recipe, str) else dict(info)
 
 
 def tensor_table(mask: Mask, rewind: RewindPoint, info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from hf_lottery.mask import MASK_FILE
 from hf_lottery.task_records import TASKS
 from hf_lottery.ticket import validators as v
 from hf_lottery.ticket.document import TicketError, check_digest, parse
-from hf_lottery.ticket.model_config import config_value
+from hf_lottery.ticket.model_config import config_object
 
 SCHEMA = "2.0"
 _NEWEST_MINOR = {1: 0, 2: 0}  # a major version that is read -> its newest minor version that this code knows
@@ -151,6 +151,7 @@ RESULT_VALUES: dict[str, v.Check] = {
     "densities": v.optional(_DENSITIES),
     "metric": v.optional(_METRIC),
     "greater_is_better": v.optional(v.boolean),
+    "diverged": v.optional(v.record({"step": _SIZE, "tensor": v.optional(_NAME)}, required=("step",))),
 }
 _TENSOR = v.record(
     {
@@ -186,7 +187,7 @@ INFO_FIELDS: dict[str, v.Check] = {
     "base_model": v.optional(_HUB_ID),
     "base_revision": v.optional(v.matches(r"[0-9a-f]{40}", "a commit: 40 hexadecimal digits")),
     "task": v.optional(v.one_of(TASKS)),
-    "config": v.optional(config_value),
+    "config": v.optional(config_object),
     "lora": v.optional(v.record(LORA_FIELDS, required=("r",))),
     "criterion": v.matches(CRITERION_NAME, "the name of a criterion or of a function: letters, digits and _"),
     "scope": v.one_of(SCOPES),

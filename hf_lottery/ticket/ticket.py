@@ -18,11 +18,11 @@ from hf_lottery.distributed.processes import named_tensors
 from hf_lottery.mask import Mask
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.check import require_base_tensors, require_dtypes, require_names_and_shapes
-from hf_lottery.ticket.document import TicketError, parse, read_bounded
+from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
 from hf_lottery.ticket.hub import commit_files, download, open_repository, read_text
 from hf_lottery.ticket.read import read_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.ticket.save import decode_card, encode_card, write_folder
+from hf_lottery.ticket.save import decode_card, encode_card, publishable, write_folder
 from hf_lottery.ticket.schema import CARD_FILE, JSON_FILE
 from hf_lottery.ticket.tensors import StoredMask, StoredRewind, require_file
 
@@ -212,10 +212,18 @@ class Ticket:
 
         Raises:
             TicketError: the folder holds no ticket, or a damaged one.
+            FileNotFoundError: there is no such folder.
+            HubError: the Hub could not be reached, or refused it; it holds the old ticket or the new one, whole.
         """
         folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder '{folder}'; give the folder of a run or of a ticket")
         ticket = cls.from_pretrained(folder)
-        files = parse(read_bounded(folder / JSON_FILE))["files"]
+        data = read_bounded(folder / JSON_FILE)
+        document = parse(data)
+        files, recipe = document["files"], publishable(ticket.info).get("recipe")
+        if recipe != document.get("recipe"):  # an older version wrote absolute paths
+            data = dump({**document, "recipe": recipe})
         for name, record in files.items():
             require_file(folder / name, record)
         api = HfApi(token=token)
@@ -225,8 +233,13 @@ class Ticket:
             existing = decode_card((folder / CARD_FILE).read_bytes())
         return commit_files(
             api,
-            {CARD_FILE: encode_card(ticket.mask, ticket.rewind_step, ticket.info, files, repo_id, existing)}
-            | {name: folder / name for name in (JSON_FILE, *files)},
+            {
+                CARD_FILE: encode_card(
+                    ticket.mask, ticket.rewind_step, publishable(ticket.info), files, repo_id, existing
+                )
+            }
+            | {JSON_FILE: data}
+            | {name: folder / name for name in files},
             repo_id,
             parent=head,
             revision=revision,
@@ -254,6 +267,7 @@ class Ticket:
         Raises:
             TicketError: there is no ticket, or it is damaged, or of a newer major version.
             FileNotFoundError: there is no such folder, and the text is not a Hub id.
+            HubError: the Hub could not be reached, does not have it, or does not let you see it.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():

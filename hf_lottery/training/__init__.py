@@ -8,5 +8,9 @@
 * rewinding.py: the callback captures θ_k, with optimizer and random numbers, when training reaches step k.
 * replay.py: rewind() requests that the next training starts as at step k; it holds the random-number states and the
   last learning rate for that.
+* watch.py: looks in each training whether pruned weights are what they must be, and weights and loss finite.
+* checkpoints.py: seals each checkpoint, and chooses a whole one to continue from (checkpointing.py has Trainer's
+  methods for that); discard.py makes unfinished what a damaged file belongs to; stopping.py ends training on a signal.
+* search_file.py and result_line.py: which search a folder holds, and what is said of a network that was trained.
 * network_folder.py: mask, trained weights and line of results of each finished round, in a folder of its own.
 """

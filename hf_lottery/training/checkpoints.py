@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from hf_lottery.distributed.processes import gathered
+from hf_lottery.distributed.processes import from_main, gathered
 from hf_lottery.layout import MANIFEST_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.sealed import DamagedFile, require_whole_folder, seal_folder
@@ -47,9 +48,28 @@ class Checkpoints(TrainerCallback):
         self._epoch_ended = False
         self._began = 0.0
 
-    def continue_from(self, path: str | None, facts: dict[str, Any] | None) -> None:
-        """The next training continues from this checkpoint; None: it does not, or from one that Trainer wrote."""
-        self._path, self._facts = path, facts
+    def choose(self, checkpoint: str | os.PathLike | bool | None) -> str | bool | None:
+        """Which checkpoint the next training continues from.
+
+        Args:
+            checkpoint: None: it starts without one; True: from the last whole one in `output_dir`.
+
+        Returns:
+            Its path; True if there is none of ours, so that Trainer looks for one.
+
+        Raises:
+            DamagedFile: the checkpoint named is not whole.
+        """
+        self._path, self._facts = None, None
+        if checkpoint is None:
+            return None
+        if checkpoint is True:
+            self._path, self._facts = from_main(lambda: last_checkpoint(self.trainer.args.output_dir)) or (None, None)
+            return self._path or True
+        self._path = os.fspath(checkpoint)
+        if not from_main(lambda: checkpoint_of_trainer(self._path)):
+            self._facts = from_main(lambda: require_whole_folder(self._path))
+        return self._path
 
     @property
     def seconds(self) -> float:

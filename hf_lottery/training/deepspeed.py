@@ -60,19 +60,6 @@ class DeepSpeedMaskedStep:
             handle.remove()
         self._handles.clear()
 
-    def require_zero(self) -> None:
-        """Count the pruned weights that are not zero.
-
-        Raises:
-            RuntimeError: there are any, so the optimizer does not update each coordinate by itself.
-        """
-        moved = sum(int(full(p)[~kept.to(p.device)].count_nonzero()) for p, kept in self._entries)
-        if moved:
-            raise RuntimeError(
-                f"the optimizer of DeepSpeed has changed {moved} pruned weights, so that the result is no ticket: "
-                "set optim to adamw_torch"
-            )
-
 
 class _GradientMask:
     def __init__(self, kept: Tensor):

@@ -24,6 +24,7 @@ class Masking(TrainerCallback):
 
     Attributes:
         mask: name -> bool tensor, True = kept.
+        counts: name -> (kept, all), counted when the mask was set.
         density: of the mask.
         moments_are_masked: whether the training starts with an optimizer state of this very mask, which stays.
     """
@@ -37,7 +38,7 @@ class Masking(TrainerCallback):
         deepspeed: DeepSpeedTraining | None,
     ):
         self.trainer, self.rewinding, self.pruned_value = trainer, rewinding, pruned_value
-        self.mask, self.density = mask, mask.density()
+        self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
         self.moments_are_masked = False
         self._deepspeed = deepspeed
         self._step: MaskedStep | DeepSpeedMaskedStep | None = None  # of the training that runs
@@ -57,7 +58,7 @@ class Masking(TrainerCallback):
         if any(isinstance(parameter, DTensor) for parameter in named_parameters(self.trainer.model).values()):
             mask = Mask.packing(mask.items())  # each process's step holds its own part
         self._make_step(mask).mask_weights()
-        self.mask, self.density = mask, mask.density()
+        self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
         self.moments_are_masked = False
         if self.trainer.optimizer is not None:
             forget_moments(inner_optimizer(self.trainer.optimizer))
@@ -87,10 +88,6 @@ class Masking(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._attach()
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if isinstance(self._step, DeepSpeedMaskedStep):
-            self._step.require_zero()
 
     def _make_step(self, mask: Mask) -> MaskedStep | DeepSpeedMaskedStep:
         parameters = named_parameters(self.trainer.model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,24 +10,23 @@ from typing import Any
 
 from transformers import Trainer
 
-from hf_lottery.distributed.processes import barrier, from_main, named_parameters
+from hf_lottery.distributed.processes import barrier, from_main
 from hf_lottery.files import make_folder, naming, sweep_all
 from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import MANIFEST_FILE, round_folder
-from hf_lottery.pruning.lora import delta_density
-from hf_lottery.results.evaluations import evaluations, summarise
-from hf_lottery.sealed import DamagedFile, read_sealed, require_whole_folder, write_sealed
+from hf_lottery.results.diverged import Diverged, DivergedError
+from hf_lottery.results.evaluations import evaluations
+from hf_lottery.sealed import DamagedFile, require_whole_folder
 from hf_lottery.ticket.info import ticket_info
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.checkpoints import last_checkpoint
 from hf_lottery.training.discard import discard
 from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training.result_line import result_line
+from hf_lottery.training.search_file import claim_search
 
-SEARCH_FILE = "search.json"
-# TrainingArguments that, with the LotteryConfig, say which search it is
 _log = logging.getLogger(__name__)
-_ARGUMENTS = ("seed", "data_seed", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "optim")
 
 
 class Search:
@@ -49,11 +47,13 @@ class Search:
 
         Raises:
             ValueError: `output_dir` holds the rounds of another search, or another process works there.
+            DivergedError: a round diverged; it is recorded, and what was finished before it stays.
+            ValueError: `output_dir` holds the rounds of another search.
         """
         lock = FolderLock(self.trainer.args.output_dir)
         from_main(lambda: lock.require("wait until it ends, or set another output_dir"))
         try:
-            from_main(self._claim_output_dir)
+            from_main(lambda: claim_search(self.trainer))
             from_main(lambda: sweep_all(self.trainer.args.output_dir))
             return self._run_rounds()
         finally:
@@ -92,6 +92,7 @@ class Search:
             labels: as in `train_network`.
 
         Raises:
+            DivergedError: the round before diverged.
             FileNotFoundError: the round before is not finished.
         """
         folder = self.round_folder(number)
@@ -132,6 +133,8 @@ class Search:
     def train_network(self, folder: NetworkFolder, **labels: Any) -> dict[str, Any]:
         """Train one network under the trainer's current mask and return its line of results.
 
+        A network whose weights or loss become nan or infinite stops there, and is finished: its line says `diverged`.
+
         Args:
             folder: of this network. If an earlier process left a checkpoint there, training continues from it.
             labels: what the line says about it (round, control, replicate, sample). The defaults are the ticket's.
@@ -144,29 +147,35 @@ class Search:
         root, trainer.args.output_dir = trainer.args.output_dir, str(folder.path)
         try:
             make_folder(folder.path)
-            seconds = self._train(folder)
-            evaluated = evaluations(trainer.state.log_history)
-            if trainer.eval_dataset is not None and (
-                not evaluated or evaluated[-1]["step"] != trainer.state.global_step
-            ):
-                trainer.evaluate()
+            with trainer.watch.stopping():
+                seconds = self._train(folder)
+                self._evaluate_at_the_end()
             with naming(folder.path):
                 trainer.save_state()
-            line = self._line(seconds, labels)
+            line = result_line(trainer, seconds, labels)
             trained = RewindPoint.capture(trainer.model, trainer.state.global_step, keep=trainer.args.should_save)
             if trainer.args.should_save:
                 folder.finish(trainer.mask, trained, line)
             barrier()
         finally:
             trainer.args.output_dir = root
-        if line["control"] == "ticket":
+        if line["control"] == "ticket" and trainer.watch.diverged is None:
             self._loaded = line.get("round")
         return line
+
+    def _evaluate_at_the_end(self) -> None:
+        trainer = self.trainer
+        evaluated = evaluations(trainer.state.log_history)
+        if trainer.eval_dataset is None or trainer.watch.diverged is not None:
+            return
+        if not evaluated or evaluated[-1]["step"] != trainer.state.global_step:
+            trainer.evaluate()
 
     def load_trained(self, number: int) -> None:
         """Give the model mask and trained weights of a finished round, if it does not have them.
 
         Raises:
+            DivergedError: the round diverged.
             FileNotFoundError: the round is not finished.
         """
         if self._loaded == number:
@@ -174,12 +183,22 @@ class Search:
         folder, trainer = self.round_folder(number), self.trainer
         if from_main(lambda: not folder.finished):
             raise FileNotFoundError(f"round {number} is not finished in {folder.path}: run it first")
+        self._require_not_diverged(number)
         self._load_rewind_point()
         trained, mask = folder.trained(), folder.mask()
         trained.restore(trainer.model)
         trainer.mask = mask
         trainer.replay.last_lr_factor = folder.result().get("last_lr_factor")
         trainer.current_round = self._loaded = number
+
+    def _require_not_diverged(self, number: int) -> None:
+        found = Diverged.of_line(self.round_folder(number).result())
+        if found is not None:
+            raise DivergedError(
+                f"round {number} diverged at {found.where}, so no ticket stands on it; it is recorded in "
+                f"{self.round_folder(number).path}. Set another output_dir, with a lower learning_rate, a "
+                "max_grad_norm above 0, or data without nan"
+            )
 
     def enter_round(self, number: int) -> None:
         """Prepare the trainer for a control of round `number`: rewind point, round, last learning rate of round 0."""
@@ -206,6 +225,7 @@ class Search:
         """
         trainer = self.trainer
         number = trainer.lottery_config.num_rounds if number is None else number
+        self._require_not_diverged(number)
         self._load_rewind_point()
         mask, rewind = self.round_folder(number).mask(), trainer.rewind_point
         about.setdefault("results", [self.round_folder(r).result() for r in range(number + 1)])
@@ -216,35 +236,12 @@ class Search:
         """The folder of round `number`: `round-NN` in the output folder."""
         return NetworkFolder(round_folder(self.trainer.args.output_dir, number))
 
-    def _claim_output_dir(self) -> None:
-        """Write into `output_dir` which search it holds; raise a ValueError if it holds another."""
-        trainer = self.trainer
-        arguments = trainer.args.to_dict()
-        mine = {**trainer.lottery_config.to_dict(), **{name: arguments[name] for name in _ARGUMENTS}}
-        del mine["num_rounds"]  # with more rounds it is the same search, longer
-        path = Path(trainer.args.output_dir) / SEARCH_FILE
-        if not path.exists():
-            write_sealed(path, mine)
-            return
-        try:
-            mine, found = json.loads(json.dumps(mine)), read_sealed(path)
-        except DamagedFile as damage:
-            raise ValueError(
-                f"{damage}. If the rounds in {path.parent} are of this search, remove this file and call again"
-            ) from None
-        for name, value in mine.items():
-            if found.get(name, value) != value:
-                raise ValueError(
-                    f"{trainer.args.output_dir} holds rounds of a search with {name} {found[name]!r}, and it is "
-                    f"{value!r} now: set another output_dir"
-                )
-
     def _train(self, folder: NetworkFolder) -> float:
         """Train, from the last whole checkpoint in `folder` if there is one; returns the seconds in all processes."""
         trainer = self.trainer
         with self._as_never_interrupted():
             trainer.train(resume_from_checkpoint=self._checkpoint(folder))
-        if trainer.rewinding.point is None:
+        if trainer.rewinding.point is None and trainer.watch.diverged is None:
             raise ValueError(
                 f"training ended at step {trainer.state.global_step}, before rewind_step "
                 f"{trainer.lottery_config.rewind_step} was reached: choose an earlier one"
@@ -261,26 +258,3 @@ class Search:
             yield
         finally:
             args.restore_callback_states_from_checkpoint, checkpoints.ends_where_it_stopped = before, False
-
-    def _line(self, seconds: float, labels: dict[str, Any]) -> dict[str, Any]:
-        """The line of results of the network that was just trained."""
-        trainer, mask, state = self.trainer, self.trainer.mask, self.trainer.state
-        counts = mask.counts()
-        best_step = state.best_global_step if trainer.args.load_best_model_at_end else None
-        return {
-            "replicate": 0,
-            "seed": trainer.args.seed,
-            "control": "ticket",
-            "sample": 0,
-            **labels,
-            "density": mask.density(),
-            "kept": sum(kept for kept, _ in counts.values()),
-            "prunable": sum(total for _, total in counts.values()),
-            "steps": state.global_step,
-            **summarise(state.log_history, labels.get("round", 0), best_step),
-            "train_seconds": seconds,
-            "last_lr_factor": trainer.replay.last_lr_factor,
-            "fingerprint": mask.fingerprint(),
-            "densities": counts,
-            **delta_density(mask, named_parameters(trainer.model)),
-        }

@@ -11,17 +11,17 @@ import torch
 from transformers import Trainer
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.distributed.processes import from_main, named_parameters
+from hf_lottery.distributed.processes import named_parameters
 from hf_lottery.layout import REWIND_FOLDER
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
 from hf_lottery.pruning.step import check_network, next_mask
 from hf_lottery.pruning.targets import match_rates, prunable
-from hf_lottery.sealed import require_whole_folder
+from hf_lottery.redaction import UnsavedToken
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.checkpointing import CheckpointMixin
-from hf_lottery.training.checkpoints import Checkpoints, checkpoint_of_trainer, last_checkpoint
+from hf_lottery.training.checkpoints import Checkpoints
 from hf_lottery.training.deepspeed import DeepSpeedTraining
 from hf_lottery.training.masking import Masking
 from hf_lottery.training.replay import REWIND_POINT, STEP_0, InitialState, Replay
@@ -33,6 +33,7 @@ from hf_lottery.training.unsupported import (
     refuse_unsupported_arguments,
     refuse_unsupported_launcher,
 )
+from hf_lottery.training.watch import Watch
 
 
 class LotteryMixin(CheckpointMixin):
@@ -51,6 +52,7 @@ class LotteryMixin(CheckpointMixin):
         replay: how the next `train()` starts.
         rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
         checkpoints: the callback that completes and checks checkpoints; None without `lottery_config` and `ticket`.
+        watch: the callback that checks pruned weights, and says if a training has diverged; None as above.
 
     Raises:
         ValueError: a setting under which pruned weights could change, or nothing to prune.
@@ -66,11 +68,14 @@ class LotteryMixin(CheckpointMixin):
         self.rewinding: RewindCallback | None = None
         self.checkpoints: Checkpoints | None = None
         self._masking: Masking | None = None  # None: plain Trainer
+        self.watch: Watch | None = None
         self._initial_state: InitialState | None = None
         self._rates: dict[str, float] = {}  # parameter name -> its own rate, if that is not `pruning_rate`
         if lottery_config is not None:
             refuse_compiled_or_offloaded(args[0] if args else kwargs.get("model"))
         super().__init__(*args, **kwargs)
+        if self.args.hub_token is not None:  # Trainer pickles its arguments into every checkpoint
+            self.args.hub_token = UnsavedToken(self.args.hub_token)
         if lottery_config is not None:
             self._set_up(lottery_config, ticket)
 
@@ -94,8 +99,10 @@ class LotteryMixin(CheckpointMixin):
         mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
         self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
         # Callback order: Trainer's own and the caller's, then ours as they are added here. DeepSpeed's writes the
-        # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k.
-        for callback in filter(None, (deepspeed, self.rewinding, self._masking, self.checkpoints)):
+        # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k; then the
+        # watch looks at what all of them have done.
+        self.watch = Watch(self, self._masking)
+        for callback in filter(None, (deepspeed, self.rewinding, self._masking, self.watch, self.checkpoints)):
             self.add_callback(callback)
 
     # --- the steps: train, prune, rewind
@@ -116,7 +123,8 @@ class LotteryMixin(CheckpointMixin):
         """
         if self._masking is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
-        if resume_from_checkpoint:
+        resume_from_checkpoint = self.checkpoints.choose(resume_from_checkpoint or None)
+        if resume_from_checkpoint is not None:
             resume = self._start_from_checkpoint(resume_from_checkpoint)
         elif self.replay.start == REWIND_POINT:
             resume = self._start_from_rewind_point()
@@ -130,27 +138,18 @@ class LotteryMixin(CheckpointMixin):
 
     def _start_fresh(self) -> None:
         """From the weights as they are, at step 0."""
-        self.checkpoints.continue_from(None, None)
         self.replay.set_start_rng(again=self.replay.start == STEP_0)
         self._masking.enter_training(from_checkpoint=False)
 
     def _start_from_rewind_point(self) -> str | None:
         """From the weights as they are, with optimizer, scheduler, random numbers and data order of step k."""
         step = self.rewind_point.step
-        self.checkpoints.continue_from(None, None)
         self.replay.set_start_rng(again=True)
         self._masking.enter_training(from_checkpoint=False)
         return str(self.rewinding.folder) if step > 0 else None
 
-    def _start_from_checkpoint(self, checkpoint: str | os.PathLike | bool) -> str | bool:
-        """From a checkpoint, with the mask in it. True: the last whole one in `output_dir`."""
-        if checkpoint is True:
-            found = from_main(lambda: last_checkpoint(self.args.output_dir))
-            checkpoint, facts = found or (True, None)
-        else:
-            checkpoint = os.fspath(checkpoint)
-            facts = from_main(lambda: None if checkpoint_of_trainer(checkpoint) else require_whole_folder(checkpoint))
-        self.checkpoints.continue_from(checkpoint, facts)
+    def _start_from_checkpoint(self, checkpoint: str | bool) -> str | bool:
+        """From a checkpoint, with the mask in it. True: the one that Trainer finds."""
         if self.rewinding.point is None:
             self.rewinding.load(self.args)
         has_mask = isinstance(checkpoint, str) and (Path(checkpoint) / MASK_FILE).is_file()
@@ -188,7 +187,7 @@ class LotteryMixin(CheckpointMixin):
             initial=lambda: self.rewind_point.tensors,
             batches=batches,
             loss=lambda batch: self.compute_loss(self.model, dict(batch)),
-            seed=self.args.seed * 1000 + self.current_round,
+            seed=(self.args.seed * 1000 + self.current_round) % 2**32,  # numpy takes 32 bits
         )
 
     def prunable_weights(self) -> dict[str, torch.nn.Parameter]:
@@ -205,9 +204,7 @@ class LotteryMixin(CheckpointMixin):
         Args:
             retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
 
-        Raises:
-            RuntimeError: step k has not been reached yet.
-            ValueError: a weight is trained now that was frozen at step k.
+        Raises RuntimeError before step k is reached, and ValueError for a weight that was frozen at step k.
         """
         self._require_masking().leave_engine()
         retraining = retraining or self.lottery_config.retraining
@@ -269,6 +266,12 @@ class LotteryMixin(CheckpointMixin):
         if self._masking is not None:
             logs = {**logs, "round": self.current_round, "density": self._masking.density}
         super().log(logs, *args, **kwargs)
+
+    def training_step(self, *args, **kwargs):
+        loss = super().training_step(*args, **kwargs)
+        if self.watch is not None:
+            self.watch.losses.append(loss)
+        return loss
 
     def create_scheduler(self, *args, **kwargs):
         scheduler = super().create_scheduler(*args, **kwargs)

@@ -3,12 +3,13 @@ import json
 import numpy
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.experiment.instability import measure_instability, reach_rewind_point
 from hf_lottery.mask import Mask
 from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
+from hf_lottery.results.diverged import DivergedError
 from hf_lottery.results.linear_path import LinearPath, earliest_stable_step, interpolate, linear_path
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.trainer import LotteryTrainer
@@ -188,3 +189,32 @@ def test_reaching_the_rewind_point_gives_that_of_the_full_training(tmp_path):
 def test_one_data_order_is_not_enough(tmp_path):
     with pytest.raises(ValueError, match="instability needs two data orders at least"):
         measure_instability(make_trainer(tmp_path), tmp_path, seeds=[1, 1])
+
+
+class NanAfter(TrainerCallback):
+    """Writes nan into a weight after a step of each training that starts at step 3 (a copy), or of every one."""
+
+    def __init__(self, step: int, copies_alone: bool = True):
+        self.step, self.first, self.copies_alone = step, 0, copies_alone
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.first = state.global_step
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == self.step and (self.first == 3 or not self.copies_alone):
+            next(model.parameters()).data.view(-1)[0] = float("nan")
+
+
+def test_a_copy_that_diverges_is_one_sentence_each_time(tmp_path):
+    for _ in range(2):
+        trainer = make_trainer(tmp_path / "run", eval_strategy="steps", eval_steps=6)
+        trainer.add_callback(NanAfter(5))
+        with pytest.raises(DivergedError, match=r"data order 1 diverged at step 6 \(weights of '.*weight'\)"):
+            measure_instability(trainer, tmp_path / "paths", seeds=[1, 2], points=3)
+
+
+def test_a_dense_network_that_diverges_before_step_k_is_one_sentence(tmp_path):
+    trainer = make_trainer(tmp_path / "run", eval_strategy="steps", eval_steps=2)
+    trainer.add_callback(NanAfter(2, copies_alone=False))
+    with pytest.raises(DivergedError, match=r"the dense network diverged at step 2 .*earlier rewind_step"):
+        measure_instability(trainer, tmp_path / "paths", seeds=[1, 2], points=3)

@@ -42,3 +42,11 @@ def test_no_stable_step_is_said_with_what_was_measured(tmp_path):
 def test_auto_needs_a_list(tmp_path):
     with pytest.raises(ValueError, match="say in lottery.rewind_steps which steps to try"):
         recipe(tmp_path)
+
+
+def test_a_step_from_which_copies_diverge_is_not_stable(tmp_path):
+    loaded = recipe(tmp_path, "lottery.rewind_steps=[0]", "training.learning_rate=1e38", "training.optim=sgd")
+    with pytest.raises(
+        ValueError, match=r"not stable at any of them \(at step 0 the copy under data order 1 diverged"
+    ):
+        settle_rewind_step(loaded, claim_output_folder(loaded))

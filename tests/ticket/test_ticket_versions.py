@@ -142,3 +142,20 @@ def test_a_criterion_is_a_known_name_or_that_of_a_function(tmp_path):
     for name in ("<lambda>", "my.scores", "2scores", "", "s" * 65, None):
         with pytest.raises(TicketError, match="'criterion' is"):
             tiny_ticket(criterion=name).save_pretrained(tmp_path)
+
+
+def test_where_a_network_diverged_is_kept(tmp_path):
+    line = {"control": "ticket", "replicate": 0, "round": 0, "density": 1.0, "test_accuracy": None}
+    found = [{**line, "diverged": {"step": 40, "tensor": name}} for name in ("first.weight", None)]
+    model = Counting()
+    mask, rewind = Mask(kept_by_hand()), RewindPoint.capture(model)
+    info = ticket_info(model, mask, rewind, LotteryConfig(), results=found)
+    Ticket(mask, rewind, info).save_pretrained(tmp_path)
+    assert Ticket.from_pretrained(tmp_path).info["results"] == found
+
+
+@pytest.mark.parametrize("value", [True, {}, {"step": "4"}, {"step": 4, "tensor": "\x1b[2J"}, {"step": 4, "why": "x"}])
+def test_other_forms_of_a_divergence_are_refused(tmp_path, value):
+    line = {"control": "ticket", "replicate": 0, "round": 0, "density": 1.0, "diverged": value}
+    with pytest.raises(TicketError, match=r"results\[0\]\.diverged"):
+        tiny_ticket(results=[line]).save_pretrained(tmp_path)
