@@ -113,6 +113,26 @@ def scratch(folder: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
+@contextmanager
+def filling(folder: str | os.PathLike) -> Iterator[Path]:
+    """Inside the block, write files into the folder that it gives; at the end they are moved to `folder`, all whole.
+
+    Raises:
+        NotWritten: the operating system refused; `folder` has none of the files then, or some of them whole.
+    """
+    folder = Path(folder)
+    with naming(folder), scratch(folder) as new:
+        yield new
+        files = [path for path in sorted(new.rglob("*")) if path.is_file()]
+        for path in files:
+            flush(path)
+        for path in files:
+            target = folder / path.relative_to(new)
+            make_folder(target.parent)
+            os.replace(path, target)
+            flush_folder(target.parent)
+
+
 def sweep(folder: str | os.PathLike) -> None:
     """Remove the scratch folders in `folder` whose process is gone."""
     for path in Path(folder).glob(f"{SCRATCH}*"):

@@ -9,6 +9,7 @@ from hf_lottery.export.delta import Delta
 from hf_lottery.export.merged import save_merged
 from hf_lottery.export.shira import save_shira
 from hf_lottery.export.source import Source, open_source
+from hf_lottery.files import filling
 from hf_lottery.pruning.lora import lora_pairs
 
 FORMS = ("adapter", "rank-adapter", "delta", "shira", "merged")
@@ -31,7 +32,8 @@ def export(source: str, to: str, output: str | None = None, keep_zeros: bool = F
         raise ValueError(f"--to is {to!r}; it must be one of {', '.join(FORMS)}")
     found = open_source(source)
     folder = Path(output) if output is not None else found.path / "exported" / to
-    said = _EXPORTS[to](found, folder, keep_zeros)
+    with filling(folder) as new:
+        said = _EXPORTS[to](found, new, keep_zeros)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{folder} ({size:,} bytes): {said}"
 

@@ -15,6 +15,7 @@ from typing import Annotated, Optional
 import typer
 
 from hf_lottery import __version__
+from hf_lottery.stopped import Stopped
 
 app = typer.Typer(
     help="Find, verify and publish lottery tickets. A recipe says what is trained, pruned and compared.",
@@ -51,8 +52,10 @@ def main() -> None:
 
         print(redacted(_message(error)), file=sys.stderr)
         sys.exit(1 if isinstance(error, HubError) else 2)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(_stopped(interrupt))
+    except Stopped as stopped:
+        sys.exit(_say_stopped(stopped))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _message(error: ValueError | OSError) -> str:
@@ -66,20 +69,15 @@ def _message(error: ValueError | OSError) -> str:
     return some_lines(f"hf-lottery: {error}")
 
 
-def _stopped(interrupt: KeyboardInterrupt) -> int:
+def _say_stopped(stopped: Stopped) -> int:
     """Say what was stopped, and how it goes on; returns the exit status."""
-    from hf_lottery.training.stopping import Stopped
+    launched = "RANK" in os.environ  # by torchrun or accelerate: this process's own command is not what was typed
+    if not launched or os.environ["RANK"] == "0":
+        from hf_lottery.redaction import redacted_word
 
-    if not isinstance(interrupt, Stopped):
-        return 130
-    if int(os.environ.get("RANK", 0)) == 0:
-        where = f" at {interrupt.where}" if interrupt.where else ""
-        again = "" if "RANK" in os.environ else f": {shlex.join(['hf-lottery', *sys.argv[1:]])}"
-        print(
-            f"stopped by {interrupt.name}{where}. Nothing is lost; the same command goes on from here{again}",
-            file=sys.stderr,
-        )
-    return 128 + interrupt.number
+        again = "" if launched else f": {shlex.join(['hf-lottery', *map(redacted_word, sys.argv[1:])])}"
+        print(f"{stopped}. Nothing is lost; the same command goes on from here{again}", file=sys.stderr)
+    return 128 + stopped.number
 
 
 def _version(wanted: bool) -> None:

@@ -26,10 +26,11 @@ from hf_lottery.layout import (
 )
 from hf_lottery.results.diverged import Diverged, left_out, named, sentence
 from hf_lottery.sealed import DamagedFile
+from hf_lottery.stopped import Stopped
 from hf_lottery.training.discard import discard, owner
 from hf_lottery.training.network_folder import NetworkFolder
 from hf_lottery.training.search import Search
-from hf_lottery.training.stopping import Stopped, Stopping
+from hf_lottery.training.stopping import Stopping
 from hf_lottery.training.trainer import LotteryMixin
 
 _log = logging.getLogger(__name__)

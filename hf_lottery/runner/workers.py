@@ -7,10 +7,11 @@ workers from training the same network.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,8 @@ from hf_lottery.layout import JOBS_FOLDER
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.conclude import conclude
 from hf_lottery.runner.run import claim_output_folder, open_run
-from hf_lottery.training.stopping import Stopped, Stopping
+from hf_lottery.stopped import Stopped
+from hf_lottery.training.stopping import Stopping
 
 WORKER_FLAG = "--as-worker"
 
@@ -45,13 +47,9 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
     recipe, experiment = open_run(recipe)
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    workers = [
-        # a session of its own: Ctrl-C on the terminal comes to this process alone, which passes it on
-        subprocess.Popen(_worker_command(arguments), env=environment, start_new_session=True)
-        for _ in range(min(count, len(experiment.pending())))
-    ]
     stopping = Stopping()
     with stopping.on_signals():
+        workers = _start(_worker_command(arguments), min(count, len(experiment.pending())), environment)
         try:
             _watch(workers, experiment, stopping, console)
         finally:
@@ -108,6 +106,15 @@ def submit(recipe: Recipe, arguments: Sequence[str], count: int, cluster: str, c
 
 def _worker_command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "hf_lottery", "run", *arguments, WORKER_FLAG]
+
+
+def _start(command: Sequence[str], count: int, environment: Mapping[str, str]) -> list[subprocess.Popen]:
+    """Start workers that ignore Ctrl-C: the terminal sends it to them too, and this process passes it on."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return [subprocess.Popen(command, env=environment) for _ in range(count)]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _watch(workers: list[subprocess.Popen], experiment: Experiment, stopping: Stopping, console: Console) -> None:

@@ -10,26 +10,10 @@ from contextlib import contextmanager
 from transformers import TrainerCallback
 
 from hf_lottery.distributed.processes import gathered, is_main, world_size
+from hf_lottery.stopped import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGREE_EVERY = 10  # several processes compare notes only at every tenth step, which costs time
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal has ended the run. What was trained is in the last checkpoint.
-
-    Attributes:
-        number: of the signal.
-        where: what was trained, and to which step; "" if it was nothing.
-    """
-
-    def __init__(self, number: int, where: str = ""):
-        super().__init__(number, where)
-        self.number, self.where = number, where
-
-    @property
-    def name(self) -> str:
-        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number).name
 
 
 class Stopping(TrainerCallback):
@@ -44,10 +28,11 @@ class Stopping(TrainerCallback):
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Take the signals in the block. (Only the main thread of a process can.)"""
+        """Take the signals in the block, but for one that is ignored. (Only the main thread of a process can.)"""
         before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
         try:
-            for number in SIGNALS:
+            for number in before:
                 signal.signal(number, self._take)
             yield
         finally:
