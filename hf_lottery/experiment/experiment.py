@@ -172,6 +172,7 @@ class Experiment:
         """Remove what killed processes have left, and say which networks are damaged."""
         sweep_all(self.root)
         for network in self._networks:
+            FolderLock(self.folder(network).path).tidy()
             if damage := self.folder(network).damage():
                 _log.warning("%s. The network is trained again.", damage)
 
