@@ -170,8 +170,9 @@ def tear(kind: str, whole: Whole, way: str, name: str, place: Path) -> Tear:
 
 
 def harmless(line: str, name: str) -> bool:
-    """Whether a difference is in the damaged file alone, and that is a checkpoint, which is no result."""
-    return "/checkpoint-" in name and line.startswith(name)
+    """Whether a difference is in the damaged file alone, and that is a checkpoint's, which is no result."""
+    folder = name.rpartition("/")[0]
+    return "/checkpoint-" in name and line.startswith((name, f"{folder}/manifest.json"))
 
 
 def from_initial_values(folder: Path) -> None:
