@@ -157,7 +157,9 @@ def _abandoned(path: Path) -> bool:
             return time.time() - written > _DAY
         if int(process) == os.getpid():
             return not token.startswith(_PROCESS)
-        return psutil.Process(int(process)).create_time() > written + 1  # another process has the number now
+        found = psutil.Process(int(process))
+        # a zombie is dead, and only its parent has not asked; or another process has the number now
+        return found.status() == psutil.STATUS_ZOMBIE or found.create_time() > written + 1
     except psutil.NoSuchProcess:
         return True
     except (ValueError, OSError, psutil.Error):

@@ -51,6 +51,11 @@ class FolderLock:
             (self.folder / HOLDER_FILE).unlink(missing_ok=True)
             self._lock.release()
 
+    def tidy(self) -> None:
+        """Remove the name that a process left which was killed while it had the lock."""
+        if (self.folder / HOLDER_FILE).exists() and self.take():
+            self.release()
+
     def holder(self) -> str:
         """Which process has the lock, or had it last."""
         try:

@@ -181,6 +181,7 @@ class Experiment:
             for damage in damages(network.folder(self.root)):
                 then = "The network is trained again" if damage.path.name == RESULT_FILE else _KEPT
                 _log.warning("%s. %s.", damage, then)
+            FolderLock(self.folder(network).path).tidy()
 
     def _say_if_diverged(self, network: Network, say: Callable[[str], None]) -> None:
         line = self.folder(network).result()

@@ -19,7 +19,7 @@ TIMES = re.compile(r"train_seconds|.*runtime|.*_per_second|total_flos|seconds|.*
 # Trainer logs it at the end, as the mean over the steps of its last process.
 MEANS = ("train_loss",)
 LOCKS = re.compile(r"\.lock|\.[\w-]+\.lock")  # empty files that locks are on
-OUT = re.compile(rb"/[^\s'\"<>]*hf-lottery-crash-[^\s'\"<>]*?/(undisturbed|killed|disturbed|out)\b")
+OUT = re.compile(rb"/[^\s'\"<>]*hf-lottery-crash-[^\s'\"<>]*?/out\b")
 SEALED = ("result.json", "manifest.json")  # they list files with their checksums
 SEAL = re.compile(rb"^# sha256 of the lines below: \w+\n")
 NEVER_COMPARED = ("training_args.bin", "seconds")  # settings pickled; how long a training had taken

@@ -62,7 +62,7 @@ def trial(kind: str, number: int, reference: Reference, place: Path, seed: int =
     """
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    folder, log, found = place / "disturbed", place / "operation", Trial(f"{kind}/{number}")
+    folder, log, found = place / "out", place / "operation", Trial(f"{kind}/{number}")
     if kind in FAULTS:
         first = run(run_by_command_line, folder, Fault(number, kind, log), place)
     else:

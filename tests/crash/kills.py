@@ -98,7 +98,7 @@ def make_reference(configuration: Configuration, place: Path) -> Reference:
     Raises:
         RuntimeError: it failed, or a file appeared that no operation had made, so that not everything is seen.
     """
-    folder, log = place / "undisturbed", place / "operations"
+    folder, log = place / "out", place / "operations"
     place.mkdir(parents=True)
     done = run(configuration.work, folder, Count(log), place)
     if done.status:
@@ -121,14 +121,15 @@ def kill_chain(configuration: Configuration, reference: Reference, seed: int, in
     chain = Chain(f"{configuration.name}/{index}")
     draw = random.Random(f"{seed}/{chain.name}")
     shutil.rmtree(place, ignore_errors=True)
-    folder = place / "killed"
+    folder = place / "out"
     share_done = 0.0
     while True:
         if chain.kills and (len(chain.kills) == MOST_KILLS or draw.random() > GO_ON):
             plan, log = Count(), None
         else:
             log = place / f"kill-{len(chain.kills)}"
-            where = (index * 0.6180339887 + seed * 0.37) % 1 if not chain.kills else draw.random() * (1 - share_done)
+            first = (index * 0.6180339887 + random.Random(f"{seed}/{configuration.name}").random()) % 1
+            where = draw.random() * (1 - share_done) if chain.kills else first
             plan = _kill(draw, reference, where, log)
         alone = log is None or draw.random() < 0.5
         ended = run(configuration.work, folder, plan, place, wait_for_all=alone)

@@ -119,7 +119,9 @@ class PowerCut:
         self._name(old, None)
 
     def _name(self, path: str, what: _File | bool | None) -> None:
-        self.changes.append(_Change(os.path.dirname(path), os.path.basename(path), what))
+        folder, name = os.path.split(path)
+        outside = path == self.root  # the folder above is not watched, so its fsync is not seen
+        self.changes.append(_Change(folder, name, what, synced=outside))
         if what is None:
             self.now.pop(path, None)
         else:

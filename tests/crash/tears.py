@@ -170,8 +170,9 @@ def tear(kind: str, whole: Whole, way: str, name: str, place: Path) -> Tear:
 
 
 def harmless(line: str, name: str) -> bool:
-    """Whether a difference is in the damaged file alone, and that is a checkpoint, which is no result."""
-    return "/checkpoint-" in name and line.startswith(name)
+    """Whether a difference is in the damaged file alone, and that is a checkpoint's, which is no result."""
+    folder = name.rpartition("/")[0]
+    return "/checkpoint-" in name and line.startswith((name, f"{folder}/manifest.json"))
 
 
 def from_initial_values(folder: Path) -> None:
@@ -186,7 +187,7 @@ def whole_runs(place: Path) -> dict[str, Whole]:
     make_reference(Configuration(run_by_command_line), place / "late")
     lines = [json.loads(line) for line in (place / "late" / "operations").read_text().splitlines()]
     number = next(n for n, (_, _, path, _) in enumerate(lines, 1) if "/round-01/" in path and "trained" in path)
-    half = place / "half" / "killed"
+    half = place / "half" / "out"
     half.parent.mkdir()
     run(run_by_command_line, half, Kill(number, "before", "main", False, place / "half" / "log"), place)
     found, trees = {}, {"finished": (finished.folder, from_initial_values), "half": (half, run_by_command_line)}

@@ -1,4 +1,4 @@
-"""The harness itself: it sees every operation, it finds a search that loses work, and its power cuts lose what they may."""
+"""The harness itself: it sees every operation, finds a search that loses work, and cuts the power as a disk does."""
 
 from __future__ import annotations
 
