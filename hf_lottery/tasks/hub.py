@@ -24,10 +24,13 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
+    from datasets.utils import logging
 
     # `json` is a reader of datasets: it would read whatever lies in the working directory, and `sql` what a query says
     if name.isidentifier() and not Path(name).is_dir() and find_spec(f"datasets.packaged_modules.{name}") is not None:
         raise ValueError(f"data.name is {name!r}, which is a reader of files, not a data set: set data.path=FOLDER")
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # it would log a traceback of what is raised, too
     try:
         found = load_dataset(name)
     except Exception as error:  # files of any kind are read, by as many readers, and each fails in its own way
@@ -39,6 +42,8 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
             f"data.name is {name!r}, which cannot be loaded from the Hub ({error}): check the name and the network, "
             "or read local files with data.path=FOLDER"
         ) from error
+    finally:
+        logging.set_verbosity(level)
     missing = [split for split in splits if split not in found]
     if missing:
         raise ValueError(
