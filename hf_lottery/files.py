@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import json
 import os
 import platform
 import secrets
@@ -65,6 +66,19 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metada
     """Write a safetensors file. Raises NotWritten as `replacing` does."""
     with replacing(path) as partial:
         save_file(dict(tensors), partial, metadata=dict(metadata))
+        if len(metadata) > 1:
+            _sort_metadata(partial)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort a safetensors file's metadata, whose order is random, so that equal tensors give equal files."""
+    with path.open("rb+") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))  # the format allows spaces at its end
 
 
 def write_state(path: str | os.PathLike, state: Any) -> None:

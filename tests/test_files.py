@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from hf_lottery.files import (
     SCRATCH,
@@ -72,6 +73,15 @@ def test_errors_of_the_writers_in_native_code_are_the_same_sentence(tmp_path):
     ):
         with pytest.raises(NotWritten, match="could not be written: .*Finished networks are safe"):
             write(blocked / "below" / "x")
+
+
+def test_equal_tensors_are_equal_files(tmp_path):
+    metadata = {"format": "pt", "step": "40", "version": "1", "ünïcode": "θ\\n"}
+    for number in range(8):
+        write_tensors(tmp_path / str(number), {"b": torch.ones(3), "a": torch.zeros(2, 2)}, metadata)
+        with safe_open(tmp_path / str(number), "pt") as file:
+            assert file.metadata() == metadata and file.get_tensor("b").tolist() == [1, 1, 1]
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def dead_scratch(folder) -> None:

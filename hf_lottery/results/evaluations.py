@@ -24,7 +24,7 @@ def evaluations(log_history: Sequence[dict[str, Any]], number: int | None = None
         if number is not None and record.get("round", number) != number:
             continue
         step = record["step"]
-        for key, value in record.items():
+        for key, value in sorted(record.items()):  # in the same order when it comes from a checkpoint
             if key.startswith("eval_") and not key.endswith(_NOT_METRICS):
                 by_step.setdefault(step, {"step": step})[_label(key.removeprefix("eval_"))] = value
     return [by_step[step] for step in sorted(by_step)]

@@ -55,6 +55,10 @@ class CheckpointMixin:
         if self.checkpoints.ended:
             self.control.should_training_stop = True
 
+    def _finalize_training(self, trial, num_train_samples: int, start_time: float):
+        before = 0.0 if self.checkpoints is None else self.checkpoints.seconds_before
+        return super()._finalize_training(trial, num_train_samples, start_time - before)
+
     def _load_best_model(self) -> None:
         if self.checkpoints is not None:
             from_main(lambda: require_whole_folder(self.state.best_model_checkpoint))

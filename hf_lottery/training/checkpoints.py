@@ -26,11 +26,10 @@ class Checkpoints(TrainerCallback):
     """Seals each checkpoint of a training, and continues from one as if the training had not been interrupted.
 
     A checkpoint is sealed by its manifest, with sizes and checksums of all its files. The manifest also has what
-    Trainer forgets: the losses since the last log, whether the epoch's end (with its evaluation) was reached, and how
-    many seconds training has taken.
+    Trainer forgets: the losses so far, whether the epoch's end (with its evaluation) was reached, and how many seconds
+    training has taken; what is logged at the end is of the whole training.
 
-    Not restored: the `train_loss`, times and rates that Trainer logs at the end, which are those of its last process;
-    and in a record of an epoch's end that was not reached before, its `grad_norm` and `learning_rate`.
+    Not restored, in a record of an epoch's end that was not reached before: its `grad_norm` and `learning_rate`.
 
     Args:
         trainer: whose checkpoints they are.
@@ -46,7 +45,7 @@ class Checkpoints(TrainerCallback):
         self._facts: dict[str, Any] | None = None  # of the checkpoint that this training continues from
         self._path: str | None = None
         self._epoch_ended = False
-        self._began = 0.0
+        self._began, self._first_step = 0.0, 0
 
     def choose(self, checkpoint: str | os.PathLike | bool | None) -> str | bool | None:
         """Which checkpoint the next training continues from.
@@ -72,9 +71,14 @@ class Checkpoints(TrainerCallback):
         return self._path
 
     @property
+    def seconds_before(self) -> float:
+        """How long this training has taken in the processes before this one."""
+        return (self._facts or {}).get("seconds", 0.0)
+
+    @property
     def seconds(self) -> float:
         """How long this training has taken, in all processes that worked on it one after the other."""
-        return (self._facts or {}).get("seconds", 0.0) + time.monotonic() - self._began
+        return self.seconds_before + time.monotonic() - self._began
 
     def seal(self, folder: Path) -> None:
         """Complete a checkpoint that Trainer has just written. All ranks must call this."""
@@ -92,6 +96,8 @@ class Checkpoints(TrainerCallback):
             "stopped": trainer.control.should_training_stop,
             "losses": losses,
             "logged_step": trainer._globalstep_last_logged,
+            "logged_loss": trainer._total_loss_scalar,
+            "first_step": self._first_step,
             "seconds": self.seconds,
             "best": None if best is None else Path(best).name,
         }
@@ -127,7 +133,7 @@ class Checkpoints(TrainerCallback):
         return state.global_step >= state.max_steps or stopped
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._began, self._epoch_ended = time.monotonic(), False
+        self._began, self._epoch_ended, self._first_step = time.monotonic(), False, state.global_step
         if self._facts is None:
             return
         control.should_log = control.should_evaluate = control.should_save = False  # was done before it was written
@@ -135,7 +141,8 @@ class Checkpoints(TrainerCallback):
         if len(losses) == max(args.world_size, 1):
             trainer._tr_loss = torch.tensor(losses[args.process_index], device=args.device)
             trainer._globalstep_last_logged = self._facts["logged_step"]
-            trainer._total_loss_scalar = -losses[args.process_index]  # Trainer counts this process's steps alone
+            trainer._total_loss_scalar = self._facts["logged_loss"]
+            self._first_step = trainer._initial_global_step = self._facts["first_step"]
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._epoch_ended = False

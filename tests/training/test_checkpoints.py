@@ -70,7 +70,7 @@ def found(folder, rounds=1) -> list:
         path = Path(folder) / f"round-{number:02d}"
         line = json.loads((path / "result.json").read_text())
         log = json.loads((path / "trainer_state.json").read_text())["log_history"]
-        kept = [{k: v for k, v in record.items() if not timed(k)} for record in log if "train_runtime" not in record]
+        kept = [{k: v for k, v in record.items() if not timed(k)} for record in log]
         line = {k: v for k, v in line.items() if k not in ("train_seconds", "files", "sha256")}
         weights = RewindPoint.load(path / "trained.safetensors").tensors
         all_rounds.append((line, Mask.load(path / "mask.safetensors"), weights, kept))
