@@ -132,8 +132,12 @@ def _real_path(loc: tuple, value: Any, kind: str) -> Keys:
 
 
 def _at(value: Any, path: Keys) -> Any:
+    """The value at a path; None if it is missing."""
     for part in path:
-        value = value[int(part)] if isinstance(value, list) else value.get(part)
+        if isinstance(value, list):
+            value = value[int(part)] if int(part) < len(value) else None
+        else:
+            value = value.get(part)
     return value
 
 

@@ -110,7 +110,12 @@ class Recipe(BaseModel):
         }
         sections = {
             "model": self.model.model_dump(exclude_none=True, exclude_defaults=True),
-            "data": self.data.model_dump(mode="json", exclude_none=True),
+            "data": {
+                key: value
+                for key, value in self.data.model_dump(mode="json").items()
+                # null is left out where it is the default; input_column: null says something
+                if value is not None or type(self.data).model_fields[key].default is not None
+            },
             "metrics": self.metrics,
             "training": self.training,
             "lottery": self.lottery_config().to_dict(),

@@ -162,6 +162,18 @@ def test_what_no_author_meant_is_refused(override):
     assert override.partition("=")[0] in refused(override)
 
 
+def test_a_list_that_is_too_short_is_named():
+    assert "peft.layer_replication.1.1 is missing" in refused("peft={r: 8, layer_replication: [[0, 1], [2]]}")
+
+
+def test_null_that_is_not_the_default_is_written_and_read_again(tmp_path):
+    recipe = load_recipe("qwen2.5/0.5b-lora-alpaca", ["data.input_column=null"])
+    path = tmp_path / "again.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)).data.input_column is None
+    assert "input_column" not in recipe.resolved()["model"] and "test_split" not in recipe.resolved()["data"]
+
+
 def test_messages_are_printable_and_not_too_long():
     evil = "\x1b[2J\u202e\u200b\x07\r\n"
     assert one_line(evil) == r"\x1b[2J\u202e\u200b\x07\r\n"
