@@ -47,22 +47,30 @@ def settle_rewind_step(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCa
     if world_size() > 1 and not decision.is_file():
         raise ValueError("rewind_step auto is measured by one process: run the recipe once without a launcher first")
     with FileLock(root / ".rewind-step.lock"):
-        try:
-            chosen = read_sealed(decision)
-        except (FileNotFoundError, DamagedFile) as reason:
-            if isinstance(reason, DamagedFile):
-                _log.warning("%s. The rewind step is measured again.", reason)
+        chosen = _chosen(decision)
+        if chosen is None:
             chosen = _measure(recipe, root, callbacks)
             write_sealed(decision, chosen)
     return _at(recipe, chosen["rewind_step"])
 
 
-def _measure(recipe: Recipe, root: Path) -> dict:
+def _chosen(decision: Path) -> dict | None:
+    """What was measured before; None if nothing was, or the file is damaged."""
+    try:
+        return read_sealed(decision)
+    except FileNotFoundError:
+        return None
+    except DamagedFile as damage:
+        _log.warning("%s. The rewind step is measured again.", damage)
+        return None
+
+
+def _measure(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback]) -> dict:
     data, found, said = load_data(recipe), {}, []
 
     def instability_at(step: int) -> float:
         folder = root / REWIND_STEP_FOLDER / f"step-{step}"
-        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder)
+        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder, callbacks)
         try:
             measured = measure_instability(
                 trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better
