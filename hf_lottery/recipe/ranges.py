@@ -33,6 +33,10 @@ class Range:
         high_enough = number > self.least if self.above else number >= self.least
         return high_enough and (number < self.most if self.below else number <= self.most)
 
+    def wanted(self, number: float) -> str:
+        """What a number outside must be, for an error message."""
+        return f"{self.most:,} or less" if number > self.most == LARGEST else str(self)
+
     def __str__(self) -> str:
         low = f"above {self.least:,}" if self.above else f"{self.least:,} or more"
         if self.most == LARGEST:
@@ -87,7 +91,7 @@ def out_of_range(section: str, key: str, value: Any) -> list[tuple[Keys, str]]:
     # a negative number may be right in what another class defines, such as lr_scheduler_kwargs or a model's config
     allowed = own or (_SIGNED if isinstance(value, dict) else _NUMBER)
     return [
-        (path, f"{'.'.join(path)} is {cut(number)}; it must be {allowed}")
+        (path, f"{'.'.join(path)} is {cut(number)}; it must be {allowed.wanted(number)}")
         for path, number in leaves(value, (section, key))
         if isinstance(number, (int, float)) and not isinstance(number, bool) and number not in allowed
     ]

@@ -45,7 +45,7 @@ def test_auto_needs_a_list(tmp_path):
 
 
 def test_a_step_from_which_copies_diverge_is_not_stable(tmp_path):
-    loaded = recipe(tmp_path, "lottery.rewind_steps=[0]", "training.learning_rate=1e38", "training.optim=sgd")
+    loaded = recipe(tmp_path, "lottery.rewind_steps=[0]", "training.learning_rate=1e12", "training.optim=sgd")
     with pytest.raises(
         ValueError, match=r"not stable at any of them \(at step 0 the copy under data order 1 diverged"
     ):
