@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -13,7 +14,6 @@ from transformers import (
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
-    TrainingArguments,
 )
 
 from hf_lottery.config import LotteryConfig
@@ -101,7 +101,7 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
         prunable=_numel(targets.values()),
         weights=weights + (_bytes(trained) if lora is not None else 0),
         gradients=_bytes(trained),
-        optimizer=_optimizer_bytes(recipe.training_arguments(), trained),
+        optimizer=_optimizer_bytes(recipe.training, trained),
         masks=_mask_bytes(targets.values(), lottery),
     )
 
@@ -192,12 +192,17 @@ def _quantised(model: PreTrainedModel) -> set[int]:
     return {id(module.weight) for module in model.modules() if isinstance(module, LINEAR_MODULES)} - kept
 
 
-def _optimizer_bytes(arguments: TrainingArguments, trained: Iterable[Tensor]) -> int:
-    """The optimizer's moments: each as large as the weights, or in 8 bits one byte per weight."""
-    name = arguments.optim.value
+def _optimizer_bytes(training: Mapping[str, Any], trained: Iterable[Tensor]) -> int:
+    """The optimizer's moments: each as large as the weights, or in 8 bits one byte per weight.
+
+    Args:
+        training: the recipe's section. (A TrainingArguments would reset the state of trainers that are there.)
+        trained: the tensors that the optimizer changes.
+    """
+    name = str(training.get("optim") or "adamw_torch")
     if "8bit" in name:
         return 2 * _numel(trained)
-    if name == "sgd" and "momentum" in str(arguments.optim_args):
+    if name == "sgd" and "momentum" in str(training.get("optim_args")):
         return _bytes(trained)
     return _bytes(trained) * next((count for part, count in _MOMENTS.items() if part in name), 2)
 

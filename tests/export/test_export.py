@@ -337,7 +337,7 @@ def test_an_update_ticket_runs_from_its_recipe_and_its_network_is_exported(tmp_p
 
 def test_a_network_outside_of_its_output_folder_is_refused(tmp_path):
     (tmp_path / "round-01").mkdir()
-    (tmp_path / "round-01" / "result.json").write_text("{}")
+    (tmp_path / "round-01" / "result.json").write_text('{"replicate": 0, "round": 1, "control": "ticket"}')
     with pytest.raises(ValueError, match=r"no folder above .*round-01 holds recipe\.yaml"):
         open_source(tmp_path / "round-01")
     (tmp_path / "recipe.yaml").write_text("")

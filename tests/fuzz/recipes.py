@@ -26,7 +26,8 @@ from hf_lottery.bundled import bundled_recipes
 from hf_lottery.cli.main import _message
 from hf_lottery.printable import LONGEST_LINE
 from hf_lottery.recipe.errors import RecipeError
-from hf_lottery.recipe.recipe import load_recipe, without_tokens
+from hf_lottery.recipe.recipe import load_recipe
+from hf_lottery.redaction import without_secrets
 from hf_lottery.runner.check import check
 from tests.fuzz.counts import Counts
 from tests.fuzz.recipe_texts import CANARY, cases, mutated
@@ -119,7 +120,7 @@ def answer(folder: Path, text: str, overrides: list[str]) -> bool:
         written = folder / "written.yaml"
         written.write_text(recipe.to_yaml(), encoding="utf-8")
         again = load_recipe(str(written), [])
-        before, after = without_tokens(recipe.resolved()), without_tokens(again.resolved())
+        before, after = without_secrets(recipe.resolved()), without_secrets(again.resolved())
         if before != after:
             raise Wrong(f"is read again as {after}, and was {before}")
         accepted = True
