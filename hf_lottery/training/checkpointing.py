@@ -44,12 +44,13 @@ class CheckpointMixin:
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.checkpoints is None:
             return super()._run_epoch(*args, **kwargs)
-        if self.checkpoints.nothing_to_train(
-            kwargs["epoch"],
-            kwargs["epochs_trained"],
-            kwargs["steps_trained_in_current_epoch"],
-            kwargs["num_update_steps_per_epoch"],
-        ):
+        if self.checkpoints.over:
+            self.control.should_training_stop = True
+            return
+        epoch, first = kwargs["epoch"], kwargs["epochs_trained"]
+        skipped = kwargs["steps_trained_in_current_epoch"]
+        self.checkpoints.enter_epoch(epoch, skipped if epoch == first else 0)
+        if self.checkpoints.nothing_to_train(epoch, first, skipped, kwargs["num_update_steps_per_epoch"]):
             kwargs["num_update_steps_per_epoch"] = 0  # no step is left, only what happens at an epoch's end
         super()._run_epoch(*args, **kwargs)
         if self.checkpoints.ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ class Checkpoints(TrainerCallback):
         self._facts: dict[str, Any] | None = None  # of the checkpoint that this training continues from
         self._path: str | None = None
         self._epoch_ended = False
+        self._epoch, self._batches = 0, 0  # which pass over the data, and how many batches of it were trained on
+        self._has_trained = False  # on a batch, since this training began or continued
         self._began = 0.0
 
     def choose(self, checkpoint: str | os.PathLike | bool | None) -> str | bool | None:
@@ -89,6 +92,8 @@ class Checkpoints(TrainerCallback):
             "step": trainer.state.global_step,
             "max_steps": trainer.state.max_steps,
             "epoch_ended": self._epoch_ended,
+            "epoch": self._epoch,
+            "batches": self._batches,
             "stopped": trainer.control.should_training_stop,
             "losses": losses,
             "logged_step": trainer._globalstep_last_logged,
@@ -100,7 +105,8 @@ class Checkpoints(TrainerCallback):
     def started(self, started: tuple[int, int], steps_per_epoch: int) -> tuple[int, int]:
         """The (epoch, batches of it to skip) with which Trainer starts, put right for the end of an epoch.
 
-        Trainer saves before an epoch's end, and would go on after it, so without its evaluation.
+        Trainer saves before an epoch's end, and would go on after it, so without its evaluation. Of data without a
+        length it does not know where a pass over them ends.
         """
         trainer = self.trainer
         if self._facts is None:
@@ -109,15 +115,30 @@ class Checkpoints(TrainerCallback):
         if best is not None:  # the output folder may have been moved
             trainer.state.best_model_checkpoint = str(Path(self._path).parent / best)
         epochs, batches = started
+        if (
+            trainer.state.num_train_epochs == sys.maxsize and not trainer.args.ignore_data_skip
+        ):  # data without a length
+            facts = self._facts
+            return (facts["epoch"] + 1, 0) if facts["epoch_ended"] else (facts["epoch"], facts["batches"])
         if batches == 0 and epochs > 0 and not self._facts["epoch_ended"] and not trainer.args.ignore_data_skip:
             return epochs - 1, steps_per_epoch * trainer.args.gradient_accumulation_steps
         return started
+
+    def enter_epoch(self, epoch: int, batches: int) -> None:
+        """A pass over the data begins, and `batches` of it are skipped."""
+        self._epoch, self._batches = epoch, batches
 
     def nothing_to_train(self, epoch: int, first_epoch: int, batches: int, steps_per_epoch: int) -> bool:
         """Whether an epoch was trained to its end, or training to its end, before the checkpoint was written."""
         if self._facts is None or epoch != first_epoch:
             return False
         return self.ended or batches == steps_per_epoch * self.trainer.args.gradient_accumulation_steps
+
+    @property
+    def over(self) -> bool:
+        """Whether training had ended, and the end of its last epoch too, when the checkpoint was written."""
+        facts = self._facts or {"epoch_ended": False}
+        return facts["epoch_ended"] and facts["step"] == self.trainer.state.global_step and self.ended
 
     @property
     def ended(self) -> bool:
@@ -127,7 +148,7 @@ class Checkpoints(TrainerCallback):
         return state.global_step >= state.max_steps or stopped
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._began, self._epoch_ended = time.monotonic(), False
+        self._began, self._epoch_ended, self._has_trained = time.monotonic(), False, False
         if self._facts is None:
             return
         control.should_log = control.should_evaluate = control.should_save = False  # was done before it was written
@@ -140,9 +161,15 @@ class Checkpoints(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._epoch_ended = False
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._has_trained = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._batches += self.trainer.current_gradient_accumulation_steps
+
     def on_epoch_end(self, args, state, control, **kwargs):
         self._epoch_ended = True
-        if self._facts is not None and state.global_step == self._facts["step"]:
+        if self._facts is not None and not self._has_trained:
             self.trainer._load_rng_state(self._path)  # otherwise Trainer loads it before the next batch
 
 
