@@ -127,6 +127,13 @@ def scratch(folder: str | os.PathLike) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
+def remove_folder(folder: str | os.PathLike) -> None:
+    """Remove a folder with all that is in it, at once: after a crash it is there whole, or gone."""
+    folder = Path(folder)
+    with scratch(folder.parent) as trash:
+        os.replace(folder, trash / folder.name)
+
+
 @contextmanager
 def filling(folder: str | os.PathLike) -> Iterator[Path]:
     """Inside the block, write files into the folder that it gives; at the end they are moved to `folder`, all whole.

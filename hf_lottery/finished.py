@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-from hf_lottery.layout import RESULT_FILE, Network
+from hf_lottery.layout import RESULT_FILE, TICKET, Network
 from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole
 
 
-def read_line(folder: str | os.PathLike) -> dict[str, Any] | None:
+def read_line(folder: str | os.PathLike, network: Network | None = None) -> dict[str, Any] | None:
     """The network's line of results.jsonl; None if the network is not finished.
 
+    Args:
+        folder: of the network.
+        network: which one it must be; None: the one that the folder's name says.
+
     Raises:
-        DamagedFile: its result.json is not what was written.
+        DamagedFile: its result.json is not what was written, or was written for another network.
     """
-    document = _result(Path(folder))
+    document = _result(Path(folder), network)
     return None if document is None else {key: value for key, value in document.items() if key != FILES}
 
 
@@ -38,11 +43,15 @@ def whole_file(folder: str | os.PathLike, name: str) -> Path:
     return path
 
 
-def damages(folder: str | os.PathLike) -> list[DamagedFile]:
-    """All files of a finished network that are not what was written; none if the network is not finished."""
+def damages(folder: str | os.PathLike, network: Network | None = None) -> list[DamagedFile]:
+    """All files of a finished network that are not what was written; none if the network is not finished.
+
+    Args:
+        folder, network: as in `read_line`.
+    """
     folder, found = Path(folder), []
     try:
-        document = _result(folder) or {}
+        document = _result(folder, network) or {}
     except DamagedFile as damage:
         return [damage]
     for name, record in document.get(FILES, {}).items():
@@ -53,13 +62,21 @@ def damages(folder: str | os.PathLike) -> list[DamagedFile]:
     return found
 
 
-def _result(folder: Path) -> dict[str, Any] | None:
+def _result(folder: Path, network: Network | None = None) -> dict[str, Any] | None:
     path = folder / RESULT_FILE
     if not path.exists():
         return None
     document = read_sealed(path)
     try:
-        Network.of_line(document)
+        found = Network.of_line(document)
     except (KeyError, TypeError, ValueError):
         raise DamagedFile(path, "it is not the result of a network") from None
+    if (network is not None and found != network) or not _fits(found, folder):
+        raise DamagedFile(path, f"it is the result of another network, {found}")
     return document
+
+
+def _fits(network: Network, folder: Path) -> bool:
+    """Whether a ticket is in the folder of its own round. Other folders may have any name."""
+    named = re.fullmatch(r"round-(\d+)", folder.absolute().name)
+    return named is None or network.control != TICKET or network.round == int(named[1])

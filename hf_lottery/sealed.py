@@ -159,7 +159,7 @@ def seal_folder(folder: str | os.PathLike, facts: Mapping[str, Any]) -> None:
         facts: what else the manifest says.
     """
     folder = Path(folder)
-    inside = [path for path in sorted(folder.rglob("*")) if SCRATCH not in path.as_posix()]
+    inside = [path for path in sorted(folder.rglob("*")) if SCRATCH not in path.relative_to(folder).as_posix()]
     names = [path.relative_to(folder).as_posix() for path in inside if path.is_file()]
     names = [name for name in names if name != MANIFEST_FILE]
     for name in names:

@@ -82,7 +82,7 @@ class Experiment:
 
     def folder(self, network: Network) -> NetworkFolder:
         """The folder of a network's files."""
-        return NetworkFolder(network.folder(self.root))
+        return NetworkFolder(network.folder(self.root), network)
 
     def pending(self) -> list[Network]:
         """The networks that are not finished and can be: none of them stands on one that diverged."""
@@ -161,24 +161,26 @@ class Experiment:
         Raises:
             DamagedFile: this file was damaged before, or is none of a network's.
         """
-        if damage.path in self._discarded or not any(owner(damage) == self.folder(n).path for n in self._networks):
+        network = owner(damage, self.root)
+        if damage.path in self._discarded or not any(network == self.folder(n).path for n in self._networks):
             raise damage
         self._discarded.add(damage.path)
         from_main(lambda: self._discard(damage))
 
     def _discard(self, damage: DamagedFile) -> None:
-        network, lock = owner(damage), FolderLock(owner(damage))
+        network = owner(damage, self.root)
+        lock = FolderLock(network)
         mine = self._lock is not None and self._lock.folder == network
         if mine or lock.take():  # otherwise another worker trains it already
             _log.warning("%s. %s is trained again.", damage, network)
-            discard(damage)
+            discard(damage, self.root)
             lock.release()
 
     def _tidy(self) -> None:
         """Remove what killed processes have left, and say which networks are damaged."""
         sweep_all(self.root)
         for network in self._networks:
-            for damage in damages(network.folder(self.root)):
+            for damage in damages(network.folder(self.root), network):
                 then = "The network is trained again" if damage.path.name == RESULT_FILE else _KEPT
                 _log.warning("%s. %s.", damage, then)
             FolderLock(self.folder(network).path).tidy()

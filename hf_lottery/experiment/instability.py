@@ -116,8 +116,10 @@ def _train_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed: 
     try:
         return _trained_copy(trainer, folder, mask, seed)
     except DamagedFile as damage:
+        if not damage.path.is_relative_to(folder.path):
+            raise  # of the run, which is not changed here
         found = damage
-    from_main(lambda: discard(found))
+    from_main(lambda: discard(found, folder.path))
     return _trained_copy(trainer, folder, mask, seed)
 
 

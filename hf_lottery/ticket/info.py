@@ -86,7 +86,9 @@ def _config(model: nn.Module) -> dict[str, Any] | None:
     """What builds the model again. Adds num_labels, which `to_dict` holds only as a list of the labels' names."""
     if not isinstance(model, PreTrainedModel):
         return None
-    config = plain_config(model.config.to_dict())
+    # save_pretrained, and so each checkpoint, writes these two into the config: with or without it they are the same
+    saved = {"architectures": [type(model).__name__.removeprefix("FSDP")], "dtype": str(model.dtype).split(".")[-1]}
+    config = plain_config(model.config.to_dict() | saved)
     return config | {"num_labels": model.config.num_labels} if "Classification" in type(model).__name__ else config
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers.trainer_utils import rotate_checkpoints
-
 from hf_lottery.distributed.processes import from_main
 from hf_lottery.files import naming
 from hf_lottery.sealed import require_whole_folder
-from hf_lottery.training.checkpoints import Checkpoints
+from hf_lottery.training.checkpoints import Checkpoints, rotate
 
 
 class CheckpointMixin:
@@ -33,7 +31,7 @@ class CheckpointMixin:
             self.args.save_total_limit = most
         self.checkpoints.seal(folder)
         if self.args.should_save:
-            rotate_checkpoints(str(folder.parent), most, self.state.best_model_checkpoint, use_mtime=True)
+            rotate(folder, most, self.state.best_model_checkpoint)
 
     def _init_training_state(self, max_steps: int, steps_per_epoch: int, *args, **kwargs) -> tuple[int, int]:
         started = super()._init_training_state(max_steps, steps_per_epoch, *args, **kwargs)
@@ -44,12 +42,13 @@ class CheckpointMixin:
     def _run_epoch(self, *args, **kwargs) -> None:
         if self.checkpoints is None:
             return super()._run_epoch(*args, **kwargs)
-        if self.checkpoints.nothing_to_train(
-            kwargs["epoch"],
-            kwargs["epochs_trained"],
-            kwargs["steps_trained_in_current_epoch"],
-            kwargs["num_update_steps_per_epoch"],
-        ):
+        if self.checkpoints.over:
+            self.control.should_training_stop = True
+            return
+        epoch, first = kwargs["epoch"], kwargs["epochs_trained"]
+        skipped = kwargs["steps_trained_in_current_epoch"]
+        self.checkpoints.enter_epoch(epoch, skipped if epoch == first else 0)
+        if self.checkpoints.nothing_to_train(epoch, first, skipped, kwargs["num_update_steps_per_epoch"]):
             kwargs["num_update_steps_per_epoch"] = 0  # no step is left, only what happens at an epoch's end
         super()._run_epoch(*args, **kwargs)
         if self.checkpoints.ended:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_lottery.distributed.processes import from_main, gathered
+from hf_lottery.files import remove_folder
 from hf_lottery.layout import MANIFEST_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.sealed import DamagedFile, require_whole_folder, seal_folder
@@ -46,6 +47,8 @@ class Checkpoints(TrainerCallback):
         self._path: str | None = None
         self._epoch_ended = False
         self._began, self._first_step = 0.0, 0
+        self._epoch, self._batches = 0, 0  # which pass over the data, and how many batches of it were trained on
+        self._has_trained = False  # on a batch, since this training began or continued
 
     def choose(self, checkpoint: str | os.PathLike | bool | None) -> str | bool | None:
         """Which checkpoint the next training continues from.
@@ -93,6 +96,8 @@ class Checkpoints(TrainerCallback):
             "step": trainer.state.global_step,
             "max_steps": trainer.state.max_steps,
             "epoch_ended": self._epoch_ended,
+            "epoch": self._epoch,
+            "batches": self._batches,
             "stopped": trainer.control.should_training_stop,
             "losses": losses,
             "logged_step": trainer._globalstep_last_logged,
@@ -106,7 +111,8 @@ class Checkpoints(TrainerCallback):
     def started(self, started: tuple[int, int], steps_per_epoch: int) -> tuple[int, int]:
         """The (epoch, batches of it to skip) with which Trainer starts, put right for the end of an epoch.
 
-        Trainer saves before an epoch's end, and would go on after it, so without its evaluation.
+        Trainer saves before an epoch's end, and would go on after it, so without its evaluation. Of data without a
+        length it does not know where a pass over them ends.
         """
         trainer = self.trainer
         if self._facts is None:
@@ -115,15 +121,30 @@ class Checkpoints(TrainerCallback):
         if best is not None:  # the output folder may have been moved
             trainer.state.best_model_checkpoint = str(Path(self._path).parent / best)
         epochs, batches = started
+        if (
+            trainer.state.num_train_epochs == sys.maxsize and not trainer.args.ignore_data_skip
+        ):  # data without a length
+            facts = self._facts
+            return (facts["epoch"] + 1, 0) if facts["epoch_ended"] else (facts["epoch"], facts["batches"])
         if batches == 0 and epochs > 0 and not self._facts["epoch_ended"] and not trainer.args.ignore_data_skip:
             return epochs - 1, steps_per_epoch * trainer.args.gradient_accumulation_steps
         return started
+
+    def enter_epoch(self, epoch: int, batches: int) -> None:
+        """A pass over the data begins, and `batches` of it are skipped."""
+        self._epoch, self._batches = epoch, batches
 
     def nothing_to_train(self, epoch: int, first_epoch: int, batches: int, steps_per_epoch: int) -> bool:
         """Whether an epoch was trained to its end, or training to its end, before the checkpoint was written."""
         if self._facts is None or epoch != first_epoch:
             return False
         return self.ended or batches == steps_per_epoch * self.trainer.args.gradient_accumulation_steps
+
+    @property
+    def over(self) -> bool:
+        """Whether training had ended, and the end of its last epoch too, when the checkpoint was written."""
+        facts = self._facts or {"epoch_ended": False}
+        return facts["epoch_ended"] and facts["step"] == self.trainer.state.global_step and self.ended
 
     @property
     def ended(self) -> bool:
@@ -133,7 +154,8 @@ class Checkpoints(TrainerCallback):
         return state.global_step >= state.max_steps or stopped
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._began, self._epoch_ended, self._first_step = time.monotonic(), False, state.global_step
+        self._began, self._first_step = time.monotonic(), state.global_step
+        self._epoch_ended = self._has_trained = False
         if self._facts is None:
             return
         control.should_log = control.should_evaluate = control.should_save = False  # was done before it was written
@@ -147,9 +169,15 @@ class Checkpoints(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._epoch_ended = False
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._has_trained = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._batches += self.trainer.current_gradient_accumulation_steps
+
     def on_epoch_end(self, args, state, control, **kwargs):
         self._epoch_ended = True
-        if self._facts is not None and state.global_step == self._facts["step"]:
+        if self._facts is not None and not self._has_trained:
             self.trainer._load_rng_state(self._path)  # otherwise Trainer loads it before the next batch
 
 
@@ -169,7 +197,7 @@ def last_checkpoint(
         except DamagedFile as damage:
             _log.warning("%s. Training does not continue from %s.", damage, path.name)
             if tidy:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
     return None
 
 
@@ -181,10 +209,26 @@ def checkpoint_of_trainer(folder: str | Path) -> bool:
     )
 
 
+def rotate(newest: Path, most: int | None, best: str | None) -> None:
+    """Remove old checkpoints as `save_total_limit` says, each as a whole: a kill leaves no part of one.
+
+    Args:
+        newest: the last checkpoint; it stays, like the best one.
+        most: how many may be there, these two among them; None or 0: any number.
+        best: the path of the best one, if there is one.
+    """
+    if not most or most < 0:
+        return
+    kept = {newest.name} | ({Path(best).name} if best is not None else set())
+    others = [path for path in _numbered(newest.parent) if path.name not in kept]
+    for path in others[max(most - len(kept), 0) :]:
+        remove_folder(path)
+
+
 def remove_checkpoints(folder: str | Path) -> None:
     """Remove all checkpoints in `folder`, so that its training starts from the beginning."""
     for path in _numbered(folder):
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
 
 
 def _numbered(folder: str | Path) -> list[Path]:

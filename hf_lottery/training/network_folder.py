@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_lottery.files import flush
 from hf_lottery.finished import read_line, whole_file
-from hf_lottery.layout import GENERATIONS_FILE, RESULT_FILE, STATE_FILE, TRAINED_FILE
+from hf_lottery.layout import GENERATIONS_FILE, RESULT_FILE, STATE_FILE, TRAINED_FILE, Network
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.sealed import FILES, DamagedFile, file_records, write_sealed
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -22,16 +22,17 @@ class NetworkFolder:
 
     Args:
         path: for the ticket of round 3 `round-03`, for a control of it `round-03/random_reinit-0`.
+        network: which one it is, where that is known.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike, network: Network | None = None):
+        self.path, self.network = Path(path), network
 
     @property
     def finished(self) -> bool:
         """Whether the network was trained to the end, and its result.json is whole."""
         try:
-            return read_line(self.path) is not None
+            return read_line(self.path, self.network) is not None
         except DamagedFile:
             return False
 
@@ -42,7 +43,7 @@ class NetworkFolder:
             FileNotFoundError: the network is not finished.
             DamagedFile: its result.json has changed.
         """
-        line = read_line(self.path)
+        line = read_line(self.path, self.network)
         if line is None:
             raise FileNotFoundError(f"there is no {self.path / RESULT_FILE}: the network is not finished")
         return line

@@ -27,6 +27,7 @@ from hf_lottery.training.result_line import result_line
 from hf_lottery.training.search_file import claim_search
 
 _log = logging.getLogger(__name__)
+_OWN_RULES = ("restore_callback_states_from_checkpoint", "ignore_data_skip", "eval_on_start")  # for continuing
 
 
 class Search:
@@ -77,7 +78,7 @@ class Search:
 
     def _discard(self, damage: DamagedFile) -> None:
         """Make the round that a damaged file belongs to unfinished."""
-        folder = from_main(lambda: discard(damage))
+        folder = from_main(lambda: discard(damage, self.trainer.args.output_dir))
         self._loaded = None
         if from_main(lambda: not (self.trainer.rewinding.folder / MANIFEST_FILE).exists()):
             self.trainer.rewinding.point = None  # round 0 captures it again
@@ -239,8 +240,9 @@ class Search:
     def _train(self, folder: NetworkFolder) -> float:
         """Train, from the last whole checkpoint in `folder` if there is one; returns the seconds in all processes."""
         trainer = self.trainer
-        with self._as_never_interrupted():
-            trainer.train(resume_from_checkpoint=self._checkpoint(folder))
+        checkpoint = self._checkpoint(folder)
+        with self._as_never_interrupted(checkpoint):
+            trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.rewinding.point is None and trainer.watch.diverged is None:
             raise ValueError(
                 f"training ended at step {trainer.state.global_step}, before rewind_step "
@@ -249,12 +251,15 @@ class Search:
         return trainer.checkpoints.seconds
 
     @contextmanager
-    def _as_never_interrupted(self) -> Iterator[None]:
+    def _as_never_interrupted(self, checkpoint: str | None) -> Iterator[None]:
         """In the block, a training that continues does what it would have done, also where Trainer has other rules."""
         args, checkpoints = self.trainer.args, self.trainer.checkpoints
-        before = args.restore_callback_states_from_checkpoint
+        before = {name: vars(args)[name] for name in _OWN_RULES}
         args.restore_callback_states_from_checkpoint = checkpoints.ends_where_it_stopped = True
+        args.ignore_data_skip = False  # otherwise it would see other data
+        args.eval_on_start = args.eval_on_start and checkpoint is None  # was done at the start
         try:
             yield
         finally:
-            args.restore_callback_states_from_checkpoint, checkpoints.ends_where_it_stopped = before, False
+            checkpoints.ends_where_it_stopped = False
+            vars(args).update(before)

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from hf_lottery.sealed import DamagedFile, require_whole_folder
+
 # measured by the clock
 TIMES = re.compile(r"train_seconds|.*runtime|.*_per_second|total_flos|seconds|.*_time|time|created")
 # Trainer logs it at the end, as the mean over the steps of its last process.
@@ -29,7 +31,7 @@ def differences(expected: Path, found: Path) -> list[str]:
     """One line for each file that is missing, left over or different; none if the folders hold the same."""
     names, other_names = _files(expected), _files(found)
     lines = [f"{name}: missing" for name in sorted(names - other_names)]
-    lines += [f"{name}: left behind" for name in sorted(other_names - names)]
+    lines += [f"{name}: left behind" for name in sorted(other_names - names) if not _of_whole_checkpoint(found / name)]
     for name in sorted(names & other_names):
         try:
             mine, theirs = _content(expected / name), _content(found / name)
@@ -37,6 +39,15 @@ def differences(expected: Path, found: Path) -> list[str]:
         except Exception as error:  # the file cannot be read
             lines.append(f"{name}: cannot be read: {type(error).__name__}: {error}")
     return lines
+
+
+def _of_whole_checkpoint(path: Path) -> bool:
+    """Whether a file is in a checkpoint that is complete: one more than an undisturbed run has, by SIGTERM."""
+    checkpoint = next((folder for folder in path.parents if folder.name.startswith("checkpoint-")), None)
+    try:
+        return checkpoint is not None and bool(require_whole_folder(checkpoint))
+    except DamagedFile:
+        return False
 
 
 def _files(root: Path) -> set[str]:
