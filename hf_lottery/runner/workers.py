@@ -64,7 +64,7 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
 
 def work(recipe: Recipe) -> None:
     """Be a worker: train until nothing is left, and print nothing but errors."""
-    stopping = Stopping()
+    stopping = Stopping(passed_on=True)
     with stopping.on_signals():
         _, experiment = open_run(recipe, stopping=stopping)
         try:

@@ -242,7 +242,12 @@ class Search:
         trainer = self.trainer
         checkpoint = self._checkpoint(folder)
         with self._as_never_interrupted(checkpoint):
-            trainer.train(resume_from_checkpoint=checkpoint)
+            try:
+                trainer.train(resume_from_checkpoint=checkpoint)
+            except KeyError as error:
+                if "metric_for_best_model" not in str(error):
+                    raise
+                raise ValueError(error.args[0]) from error  # Trainer's sentence lists the metrics there are
         if trainer.rewinding.point is None and trainer.watch.diverged is None:
             raise ValueError(
                 f"training ended at step {trainer.state.global_step}, before rewind_step "

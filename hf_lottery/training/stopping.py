@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from transformers import TrainerCallback
 
@@ -19,10 +20,15 @@ AGREE_EVERY = 10  # several processes compare notes only at every tenth step, wh
 class Stopping(TrainerCallback):
     """Ends training at the next step after a signal: a checkpoint is written, then Stopped is raised.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once, unless another process passes signals on to this one: a signal to all
+    processes of a terminal or a job then comes twice.
+
+    Args:
+        passed_on: whether one does, such as the one that started the workers.
     """
 
-    def __init__(self):
+    def __init__(self, passed_on: bool = False):
+        self.passed_on = passed_on or "RANK" in os.environ  # torchrun and accelerate do
         self.number: int | None = None
         self._saving = False
 
@@ -45,11 +51,13 @@ class Stopping(TrainerCallback):
             raise Stopped(number, where)
 
     def _take(self, number: int, frame: object) -> None:
-        if self.number is not None:
+        if self.number is not None and not self.passed_on:
             sys.exit(128 + number)
-        self.number = number
-        if is_main():
-            print("stopping at the next step, with a checkpoint; once more: at once", file=sys.stderr, flush=True)
+        first, self.number = self.number is None, self.number or number
+        if first and is_main():
+            again = "" if self.passed_on else "; once more: at once"
+            with suppress(OSError):  # straight to the terminal: print fails where the signal comes within a print
+                os.write(2, f"stopping at the next step, with a checkpoint{again}\n".encode())
 
     def on_step_end(self, args, state, control, **kwargs):
         if world_size() > 1 and state.global_step % AGREE_EVERY:

@@ -98,3 +98,9 @@ def test_broken_off_after_the_last_epochs_checkpoint_nothing_is_evaluated_again(
     found.find_ticket()
     assert same(weights(found.model), weights(expected.model))
     assert records(found) == records(expected)
+
+
+@pytest.mark.parametrize("settings", [{"metric_for_best_model": "f2"}, {"lr_scheduler_type": "reduce_lr_on_plateau"}])
+def test_a_metric_that_is_not_measured_is_an_error_of_the_settings(tmp_path, settings):
+    with pytest.raises(ValueError, match="not found in the evaluation metrics.* available .*eval_validation_loss"):
+        search(tmp_path, **EVALUATED, **settings).find_ticket()
