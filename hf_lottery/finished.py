@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_lottery.layout import RESULT_FILE, TICKET, Network
 from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole
+
+_NUMBERS = ("density", "kept", "prunable", "steps", "seed")
+_METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor")
 
 
 def read_line(folder: str | os.PathLike, network: Network | None = None) -> dict[str, Any] | None:
@@ -71,9 +75,20 @@ def _result(folder: Path, network: Network | None = None) -> dict[str, Any] | No
         found = Network.of_line(document)
     except (KeyError, TypeError, ValueError):
         raise DamagedFile(path, "it is not the result of a network") from None
+    if (odd := odd_value(document)) is not None:
+        raise DamagedFile(path, f"{odd} is {document.get(odd)!r:.80}, and no number")
     if (network is not None and found != network) or not _fits(found, folder):
         raise DamagedFile(path, f"it is the result of another network, {found}")
     return document
+
+
+def odd_value(line: Mapping[str, Any]) -> str | None:
+    """The first key of a line of results whose value should be a number, or a number or null, and is not."""
+    for key, value in line.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number and (key in _NUMBERS or (value is not None and key.startswith(_METRICS))):
+            return key
+    return None
 
 
 def _fits(network: Network, folder: Path) -> bool:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hf_lottery.finished import read_line
+from hf_lottery.finished import odd_value, read_line
 from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
 from hf_lottery.results.diverged import Diverged, left_out
 from hf_lottery.results.metric import Metric, metric_of
@@ -184,6 +184,7 @@ def _parse(text: str) -> Line | None:
     try:
         line = json.loads(text)
         whole = isinstance(line, dict) and Network.of_line(line) and math.isfinite(line["density"])
+        whole = whole and odd_value(line) is None
         Diverged.of_line(line)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None

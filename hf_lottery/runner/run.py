@@ -10,6 +10,7 @@ from rich.console import Console
 from hf_lottery.distributed.processes import from_main, is_main, require_shared_folder
 from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.files import write_text
+from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import COMMAND_FILE, HOLDER_FILE, LOCK_FILE, RECIPE_FILE
 from hf_lottery.recipe.recipe import Recipe, differences, load_written
 from hf_lottery.runner.build import make_experiment
@@ -85,6 +86,10 @@ def claim_output_folder(recipe: Recipe) -> Path:
         changed = _changed(root, recipe, started)
         if not changed:
             return root
+        if (holder := _in_use(root)) is not None:
+            raise ValueError(
+                f"{root} is in use by {holder} with another recipe: set training.output_dir to another folder"
+            )
         if started:
             key, (old, new) = next(iter(changed.items()))
             more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
@@ -97,6 +102,16 @@ def claim_output_folder(recipe: Recipe) -> Path:
     write_text(root / COMMAND_FILE, recipe.command() + "\n")
     write_sealed_text(written, recipe.to_yaml())
     return root
+
+
+def _in_use(root: Path) -> str | None:
+    """Which process trains a network in the output folder now; None: nobody does."""
+    for path in root.glob(f"replicate-*/**/{LOCK_FILE}"):
+        lock = FolderLock(path.parent)
+        if not lock.take():
+            return lock.holder()
+        lock.release()
+    return None
 
 
 def _changed(root: Path, recipe: Recipe, started: bool) -> dict:

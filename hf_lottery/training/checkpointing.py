@@ -7,7 +7,7 @@ from pathlib import Path
 from hf_lottery.distributed.processes import from_main
 from hf_lottery.files import naming
 from hf_lottery.sealed import require_whole_folder
-from hf_lottery.training.checkpoints import Checkpoints, rotate
+from hf_lottery.training.checkpoints import Checkpoints, checkpoint_of_trainer, rotate
 
 
 class CheckpointMixin:
@@ -59,6 +59,7 @@ class CheckpointMixin:
         return super()._finalize_training(trial, num_train_samples, start_time - before)
 
     def _load_best_model(self) -> None:
-        if self.checkpoints is not None:
-            from_main(lambda: require_whole_folder(self.state.best_model_checkpoint))
+        best = self.state.best_model_checkpoint
+        if self.checkpoints is not None and not from_main(lambda: checkpoint_of_trainer(best)):
+            from_main(lambda: require_whole_folder(best))
         super()._load_best_model()

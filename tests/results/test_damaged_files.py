@@ -64,7 +64,8 @@ def test_a_result_in_the_folder_of_another_network_is_not_taken(folder):
     one, other = (folder / "replicate-0" / name / "result.json" for name in ("round-01", "round-02"))
     other.write_bytes(one.read_bytes())
     results = read_results(folder)
-    assert any("round-02/result.json is the result of replicate 0 · round 1" in note for note in results.notes)
+    note = "round-02/result.json is damaged: it is the result of another network, replicate 0 · round 1"
+    assert any(note in found for found in results.notes)
 
 
 @pytest.mark.parametrize("name", ["mask.safetensors", "trainer_state.json"])
@@ -77,3 +78,16 @@ def test_a_report_names_the_files_that_it_leaves_out(folder, name):
     (folder / "replicate-0" / "round-01" / name).unlink()
     write_report(folder)
     assert "it is missing" in (folder / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("odd", [{"test_accuracy": "x"}, {"early_stop_step": [1]}, {"density": None}, {"steps": True}])
+def test_values_that_are_no_numbers_are_not_taken(folder, odd):
+    path = folder / "replicate-1" / "round-02" / "result.json"
+    line = result_lines.line("ticket", 2, 1) | odd
+    path.write_text(json.dumps(line))  # as an earlier version wrote it, without a checksum
+    text = (folder / "results.jsonl").read_text()
+    (folder / "results.jsonl").write_text(text + json.dumps(line) + "\n")
+    results = read_results(folder)
+    assert any("replicate-1/round-02/result.json is damaged" in note for note in results.notes)
+    assert any(f"Line {len(text.splitlines()) + 1} of results.jsonl" in note for note in results.notes)
+    assert [dict(line) for line in results.lines] == sorted(result_lines.lines(2, 3), key=Network.of_line)

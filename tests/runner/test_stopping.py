@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from hf_lottery.folder_lock import FolderLock
 from hf_lottery.mask import Mask
+from hf_lottery.recipe.recipe import load_recipe
+from hf_lottery.runner.run import claim_output_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
 from tests.tiny import same
 
@@ -90,6 +93,17 @@ def test_workers_stop_with_their_parent(tmp_path, undisturbed):
     _, messages = process.communicate(timeout=280)
     assert process.returncode == 0, messages
     assert_same(tmp_path, undisturbed)
+
+
+def test_a_run_of_another_recipe_does_not_take_a_folder_that_is_in_use(tmp_path):
+    claim_output_folder(load_recipe("quickstart", [f"training.output_dir={tmp_path}"]))
+    other = load_recipe("quickstart", [f"training.output_dir={tmp_path}", "training.learning_rate=0.5"])
+    lock = FolderLock(tmp_path / "replicate-0" / "round-00")
+    assert lock.take()
+    with pytest.raises(ValueError, match="is in use by process .* with another recipe"):
+        claim_output_folder(other)
+    lock.release()
+    claim_output_folder(other)  # nothing was trained there
 
 
 def test_two_runs_of_one_folder_share_its_networks_and_say_so(tmp_path, undisturbed):

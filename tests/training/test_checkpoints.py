@@ -266,6 +266,17 @@ def test_a_checkpoint_of_trainer_is_continued_from(tmp_path):
     assert same(dict(trainer.model.state_dict()), dict(plain.model.state_dict()))
 
 
+def test_the_best_checkpoint_may_be_trainers_own(tmp_path):
+    settings = {**BEST, "max_steps": 20, "learning_rate": 0.3}
+    plain = make_trainer(tmp_path, cls=Trainer, **settings)
+    plain.train()
+    assert plain.state.best_global_step < 18
+    shutil.rmtree(tmp_path / "checkpoint-20")
+    trainer = search(tmp_path, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert same(dict(trainer.model.state_dict()), dict(plain.model.state_dict()))
+
+
 def test_without_a_mask_checkpoints_are_trainers_own(tmp_path):
     make_trainer(tmp_path / "a", cls=Trainer, **SAVED).train()
     make_trainer(tmp_path / "b", cls=LotteryTrainer, **SAVED).train()
