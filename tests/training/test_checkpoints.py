@@ -16,6 +16,7 @@ from hf_lottery.sealed import DamagedFile
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.search import Search
 from tests.tiny import make_trainer, same
+from tests.training.test_broken_off import Overfits, SearchOverfits
 
 SAVED = {"save_strategy": "steps", "save_steps": 4}
 BEST = {
@@ -267,13 +268,11 @@ def test_a_checkpoint_of_trainer_is_continued_from(tmp_path):
 
 
 def test_the_best_checkpoint_may_be_trainers_own(tmp_path):
-    settings = {**BEST, "max_steps": 20, "learning_rate": 0.3}
-    plain = make_trainer(tmp_path, cls=Trainer, **settings)
+    plain = make_trainer(tmp_path, cls=Overfits, **BEST)
     plain.train()
-    assert plain.state.best_global_step < 18
-    shutil.rmtree(tmp_path / "checkpoint-20")
-    trainer = search(tmp_path, **settings)
-    trainer.train(resume_from_checkpoint=True)
+    assert plain.state.best_global_step == 2
+    trainer = search(tmp_path, cls=SearchOverfits, **BEST)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert same(dict(trainer.model.state_dict()), dict(plain.model.state_dict()))
 
 
