@@ -16,7 +16,7 @@ slow: .venv/test
 fuzz: .venv/test
 	$(BIN)/python -m tests.fuzz $(WHAT) --count $(or $(COUNT),100000) --seed $(or $(SEED),0)
 
-# searches that are killed, whose disk fails, or whose files are damaged: about an hour on two cores
+# searches that are killed, whose disk fails, or whose files are damaged: a long run
 crash: .venv/test
 	$(BIN)/python -m tests.crash kills --kills 1000 --seed 0
 	$(BIN)/python -m tests.crash faults

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from hf_lottery.printable import shown
 from hf_lottery.suggest import in_brackets
 
 # the names in `hf_lottery.pruning.criteria.CRITERIA`; here, so that a config is checked without importing torch
@@ -119,10 +120,10 @@ class LotteryConfig:
     def __post_init__(self):
         _require_integer("num_rounds", self.num_rounds)
         if not 0 <= self.num_rounds <= MOST_ROUNDS:
-            raise ValueError(f"num_rounds is {_shown(self.num_rounds)}; it must be 0 or more, up to {MOST_ROUNDS:,}")
+            raise ValueError(f"num_rounds is {shown(self.num_rounds)}; it must be 0 or more, up to {MOST_ROUNDS:,}")
         _require_rate("pruning_rate", self.pruning_rate)
         if not isinstance(self.pruning_rates, dict):
-            raise ValueError(f"pruning_rates is {_shown(self.pruning_rates)}; it must be a mapping, name -> rate")
+            raise ValueError(f"pruning_rates is {shown(self.pruning_rates)}; it must be a mapping, name -> rate")
         for pattern, rate in self.pruning_rates.items():
             _require_rate(f"pruning_rates['{pattern}']", rate, zero_allowed=True)
         _require_choice("scope", self.scope, SCOPES)
@@ -156,13 +157,13 @@ class LotteryConfig:
         for step in self.rewind_steps:
             _require_integer("rewind_steps", step)
             if step < 0:
-                raise ValueError(f"rewind_steps has {_shown(step)}; it must be a list of steps, 0 or more")
+                raise ValueError(f"rewind_steps has {shown(step)}; it must be a list of steps, 0 or more")
         if self.rewind_step == AUTO:
             return
         _require_number("rewind_step", self.rewind_step)
         if self.rewind_step < 0 or (self.rewind_step >= 1 and self.rewind_step != int(self.rewind_step)):
             raise ValueError(
-                f"rewind_step is {_shown(self.rewind_step)}; it must be a whole number of steps, or a share below 1"
+                f"rewind_step is {shown(self.rewind_step)}; it must be a whole number of steps, or a share below 1"
             )
 
     @property
@@ -185,12 +186,12 @@ def _require_number(name: str, value: Any) -> None:
     # a whole number of hundreds of digits is no float
     right = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
     if not right:
-        raise ValueError(f"{name} is {_shown(value)}; it must be a number")
+        raise ValueError(f"{name} is {shown(value)}; it must be a number")
 
 
 def _require_integer(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is {_shown(value)}; it must be a whole number")
+        raise ValueError(f"{name} is {shown(value)}; it must be a whole number")
 
 
 def require_regex(name: str, pattern: str) -> None:
@@ -201,30 +202,22 @@ def require_regex(name: str, pattern: str) -> None:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
-            f"{name} is {_shown(pattern)}, which is no regular expression ({error}): escape special characters with "
+            f"{name} is {shown(pattern)}, which is no regular expression ({error}): escape special characters with "
             "a backslash, or give a list of names"
         ) from None
-
-
-def _shown(value: Any) -> str:
-    """The repr of a value, cut. A whole number of thousands of digits has none."""
-    if isinstance(value, int) and abs(value) >= 1 << 64:
-        return "a whole number of more than 64 bits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _require_rate(name: str, value: Any, zero_allowed: bool = False) -> None:
     _require_number(name, value)
     if not (0 < value < 1 or (zero_allowed and value == 0)):
         allowed = "0 or between 0 and 1" if zero_allowed else "between 0 and 1, both excluded"
-        raise ValueError(f"{name} is {_shown(value)}; it must be {allowed}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {allowed}")
 
 
 def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         hint = in_brackets(value, choices)
-        raise ValueError(f"{name} is {_shown(value)}; it must be one of {', '.join(choices)}{hint}")
+        raise ValueError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}{hint}")
 
 
 def _require_criterion(criterion: Any) -> None:
@@ -248,7 +241,7 @@ def _require_pattern(pattern: Any) -> None:
     n, m = n_of_m(str(pattern)) or (0, 0)
     if not 0 < n < m:
         raise ValueError(
-            f"pattern is {_shown(pattern)}; it must be one of {', '.join(PATTERNS)}, where 0 < n < m, such as 2:4"
+            f"pattern is {shown(pattern)}; it must be one of {', '.join(PATTERNS)}, where 0 < n < m, such as 2:4"
         )
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 LONGEST_LINE = 1000  # characters; the middle of a longer line is left out: a message names its subject first,
 _TAIL = 200  # and says what to do last
 MOST_LINES = 100
+
+
+def shown(value: Any, longest: int = 80) -> str:
+    """The repr of a value for an error message, cut. A whole number of thousands of digits has none."""
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return "a whole number of more than 64 bits"
+    text = repr(value[: 2 * longest] if isinstance(value, str) else value)
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def one_line(text: str) -> str:

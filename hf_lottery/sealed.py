@@ -72,13 +72,17 @@ def require_whole(path: str | os.PathLike, record: Mapping[str, Any]) -> None:
     path = Path(path)
     if not path.exists():
         raise DamagedFile(path, "it is missing")
-    if not path.is_file():
-        raise DamagedFile(path, "it is a folder, and was a file")
+    _refuse_folder(path)
     size, expected = path.stat().st_size, record["bytes"]
     if size != expected:
         raise DamagedFile(path, f"it has {size:,} bytes, and {expected:,} were written")
     if file_record(path)[SEAL] != record[SEAL]:
         raise DamagedFile(path, "its contents have changed since they were written")
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise DamagedFile(path, "it is a folder, and was a file")
 
 
 def write_sealed(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
@@ -97,8 +101,7 @@ def read_sealed(path: str | os.PathLike) -> dict[str, Any]:
         DamagedFile: it is something else than what was written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DamagedFile(path, "it is a folder, and was a file")
+    _refuse_folder(path)
     data = path.read_bytes()
     try:
         document = json.loads(data.decode("utf-8"))
@@ -134,8 +137,7 @@ def read_sealed_text(path: str | os.PathLike) -> str:
         DamagedFile: it was changed since it was written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DamagedFile(path, "it is a folder, and was a file")
+    _refuse_folder(path)
     with readable(path):
         text = path.read_bytes().decode("utf-8-sig")
     first, _, rest = text.partition("\n")

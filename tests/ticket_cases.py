@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from hf_lottery.mask import Mask
+from hf_lottery.sealed import file_record
 from hf_lottery.ticket import document as ticket_json
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.ticket.tensors import file_record
 from hf_lottery.ticket.ticket import Ticket
 
 

@@ -77,11 +77,7 @@ def gathered(value: T) -> list[T]:
 
 def first_of_ranks(value: T | None) -> T | None:
     """The value of the first rank that has one, on every rank; None if none has. All ranks must call this together."""
-    if world_size() == 1:
-        return value
-    values: list = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return next((other for other in values if other is not None), None)
+    return next((other for other in gathered(value) if other is not None), None)
 
 
 def require_agreement(what: str, value: str, advice: str) -> None:
@@ -95,10 +91,7 @@ def require_agreement(what: str, value: str, advice: str) -> None:
     Raises:
         ValueError: on all ranks, so that none continues alone.
     """
-    if world_size() == 1:
-        return
-    values: list = [None] * world_size()
-    dist.all_gather_object(values, value)
+    values = gathered(value)
     odd = next((rank for rank, other in enumerate(values) if other != values[0]), None)
     if odd is not None:
         raise ValueError(
@@ -118,8 +111,7 @@ def require_shared_folder(folder: Path) -> None:
     if is_main():
         token.touch()
     barrier()
-    seen: list = [None] * world_size()
-    dist.all_gather_object(seen, token.is_file())
+    seen = gathered(token.is_file())
     if is_main():
         token.unlink()
     if not all(seen):

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.models.architecture import architecture_problems, too_large
-from hf_lottery.recipe.errors import sentences, shown, unknown_key
+from hf_lottery.printable import shown
+from hf_lottery.recipe.errors import sentences, unknown_key
 from hf_lottery.recipe.ranges import LARGEST_SEED, impossible, leaves, out_of_range
 from hf_lottery.recipe.sections import (
     MOST_NETWORKS,

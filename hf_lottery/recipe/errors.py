@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hf_lottery.printable import MOST_LINES, one_line
-from hf_lottery.recipe.yaml import Keys, cut
+from hf_lottery.printable import MOST_LINES, one_line, shown
+from hf_lottery.recipe.yaml import Keys
 from hf_lottery.redaction import redacted
 from hf_lottery.suggest import did_you_mean, in_brackets
 
@@ -65,11 +65,6 @@ class RecipeError(ValueError):
         more = len(self.problems) - MOST_LINES
         left_out = [f"… and {more} more problems"] if more > 0 else []
         super().__init__("\n".join([*map(str, self.problems[:MOST_LINES]), *left_out]))
-
-
-def shown(value: Any) -> str:
-    """A value for an error message: its repr, cut at 80 characters."""
-    return cut(value)
 
 
 def _short(place: str) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hf_lottery.recipe.yaml import Keys, cut
+from hf_lottery.printable import shown
+from hf_lottery.recipe.yaml import Keys
 
 LARGEST = 10**12
 LARGEST_SEED = 2**32 - 1  # of numpy
@@ -91,7 +92,7 @@ def out_of_range(section: str, key: str, value: Any) -> list[tuple[Keys, str]]:
     # a negative number may be right in what another class defines, such as lr_scheduler_kwargs or a model's config
     allowed = own or (_SIGNED if isinstance(value, dict) else _NUMBER)
     return [
-        (path, f"{'.'.join(path)} is {cut(number)}; it must be {allowed.wanted(number)}")
+        (path, f"{'.'.join(path)} is {shown(number)}; it must be {allowed.wanted(number)}")
         for path, number in leaves(value, (section, key))
         if isinstance(number, (int, float)) and not isinstance(number, bool) and number not in allowed
     ]
@@ -100,9 +101,9 @@ def out_of_range(section: str, key: str, value: Any) -> list[tuple[Keys, str]]:
 def impossible(value: Any) -> str | None:
     """Why no setting takes this number or text: it is infinite, too large for 64 bits, or has control characters."""
     if isinstance(value, str) and _CONTROL.search(value):
-        return f"is {cut(value)}, with a character that is not printable; no setting takes it"
+        return f"is {shown(value)}, with a character that is not printable; no setting takes it"
     if isinstance(value, float) and not math.isfinite(value):
-        return f"is {cut(value)}; it must be a finite number"
+        return f"is {shown(value)}; it must be a finite number"
     if isinstance(value, int) and not -_64_BITS <= value < _64_BITS:
         return f"is {value:.3e}; it must be a number of at most 64 bits" if abs(value) < 10**300 else "is too large"
     return None

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hf_lottery.layout import CONTROLS
+from hf_lottery.printable import shown
 from hf_lottery.recipe.code import loader_argument
-from hf_lottery.recipe.errors import sentences, shown, unknown_key
+from hf_lottery.recipe.errors import sentences, unknown_key
 from hf_lottery.recipe.yaml import Keys
 from hf_lottery.suggest import in_brackets
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_lottery.recipe.errors import Problem, shown
+from hf_lottery.printable import shown
+from hf_lottery.recipe.errors import Problem
 from hf_lottery.recipe.yaml import DEEPEST, Keys, read_yaml
 from hf_lottery.redaction import redacted_word
 

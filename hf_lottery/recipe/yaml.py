@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from hf_lottery.printable import shown
+
 Keys = tuple[str, ...]
 
 LONGEST_TEXT = 1 << 18  # characters of a file or an override
@@ -125,16 +127,10 @@ def _value(node: yaml.Node, path: Keys, located: Located) -> Any:
         return _scalar(node)
     except ValueError:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        sentence = f"is {cut(node.value)} ({kind}), which no setting accepts; "
+        sentence = f"is {shown(node.value)} ({kind}), which no setting accepts; "
         sentence += "write a number, true, false, null or text"
         located.problems.append((node.start_mark.line + 1, path, sentence))
         return None
-
-
-def cut(value: Any, longest: int = 80) -> str:
-    """The repr of a value for an error message, cut at 80 characters."""
-    text = repr(value[: 2 * longest] if isinstance(value, str) else value)
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _mapping(node: yaml.MappingNode, path: Keys, located: Located) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _generations(output_dir: Path, results: Results) -> list[Section]:
     """The answers of language models to fixed prompts: one replicate's tickets, before and after training."""
     body, replicate = [], results.first_whole()
     for line in results.lines:
-        if line["control"] != TICKET or line["replicate"] != 0:
+        if line["control"] != TICKET or line["replicate"] != replicate:
             continue
         for record in _answers(Network.of_line(line).folder(output_dir)):
             texts = [record["prompt"], *(record.get(key, formatting.NOTHING) for key in ("before", "after"))]

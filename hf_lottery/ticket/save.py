@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from hf_lottery.files import flush, flush_folder, make_folder, naming, scratch
 from hf_lottery.layout import REWIND_FILE
 from hf_lottery.mask import MASK_FILE, Mask
+from hf_lottery.sealed import file_records
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.card import ticket_card
 from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
@@ -21,7 +22,7 @@ from hf_lottery.ticket.model import write_model
 from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import CARD_FILE, FILES, JSON_FILE, SCHEMA, read_document
-from hf_lottery.ticket.tensors import file_record, write_mask, write_rewind
+from hf_lottery.ticket.tensors import write_mask, write_rewind
 
 
 def write_folder(
@@ -175,7 +176,7 @@ def _write_json(
         "mask_true_means": "kept",
         **facts,
         "tensors": tensors,
-        "files": {name: file_record(folder / name) for name in files},
+        "files": file_records(folder, files),
     }
     data = dump(document)
     read_document(data)  # a ticket that could not be read is not written

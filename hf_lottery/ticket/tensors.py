@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hf_lottery.files import write_tensors
 from hf_lottery.mask import Mask, pack_bits
+from hf_lottery.sealed import file_record
 from hf_lottery.ticket.document import TicketError
 from hf_lottery.ticket.mask_codec import CodecError, decode, encode
 
@@ -176,16 +177,6 @@ def write_rewind(path: Path, values: Mapping[str, Tensor], mask: Mapping[str, Te
         name: (value if name in dense else value[mask[name].cpu()]).contiguous() for name, value in values.items()
     }
     write_tensors(path, tensors, {"format": "pt"})
-
-
-def file_record(path: Path) -> dict[str, Any]:
-    """The size and SHA-256 of a file, as ticket.json lists them."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            size += len(chunk)
-    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def require_file(path: Path, record: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ class Masking(TrainerCallback):
         mask: name -> bool tensor, True = kept.
         counts: name -> (kept, all), counted when the mask was set.
         density: of the mask.
+        step: the masked step of the training that runs; None between trainings.
         moments_are_masked: whether the training starts with an optimizer state of this very mask, which stays.
     """
 
@@ -41,7 +42,7 @@ class Masking(TrainerCallback):
         self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
         self.moments_are_masked = False
         self._deepspeed = deepspeed
-        self._step: MaskedStep | DeepSpeedMaskedStep | None = None  # of the training that runs
+        self.step: MaskedStep | DeepSpeedMaskedStep | None = None
 
     def set(self, mask: Mask) -> None:
         """Change the mask: masks the weights and drops the optimizer state. Training may run, but not in DeepSpeed.
@@ -52,7 +53,7 @@ class Masking(TrainerCallback):
         require_agreement(
             "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
         )
-        if self._step is not None and self._deepspeed is not None:
+        if self.step is not None and self._deepspeed is not None:
             raise ValueError("the mask cannot change while DeepSpeed trains: change it between two trainings")
         self.leave_engine()
         if any(isinstance(parameter, DTensor) for parameter in named_parameters(self.trainer.model).values()):
@@ -62,13 +63,8 @@ class Masking(TrainerCallback):
         self.moments_are_masked = False
         if self.trainer.optimizer is not None:
             forget_moments(inner_optimizer(self.trainer.optimizer))
-        if self._step is not None:
+        if self.step is not None:
             self._attach()
-
-    @property
-    def step(self) -> MaskedStep | DeepSpeedMaskedStep | None:
-        """The masked step of the training that runs."""
-        return self._step
 
     def mask_weights(self) -> None:
         """Write zero (or θ_k) into every pruned weight."""
@@ -87,9 +83,9 @@ class Masking(TrainerCallback):
 
     def detach(self) -> None:
         """Remove the masked step of the training that ran."""
-        if self._step is not None:
-            self._step.detach()
-            self._step = None
+        if self.step is not None:
+            self.step.detach()
+            self.step = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._attach()
@@ -104,5 +100,5 @@ class Masking(TrainerCallback):
 
     def _attach(self) -> None:
         self.detach()
-        self._step = self._make_step(self.mask)
-        self._step.attach(inner_optimizer(self.trainer.optimizer), moments=not self.moments_are_masked)
+        self.step = self._make_step(self.mask)
+        self.step.attach(inner_optimizer(self.trainer.optimizer), moments=not self.moments_are_masked)

@@ -49,7 +49,6 @@ class Search:
         Raises:
             ValueError: `output_dir` holds the rounds of another search, or another process works there.
             DivergedError: a round diverged; it is recorded, and what was finished before it stays.
-            ValueError: `output_dir` holds the rounds of another search.
         """
         lock = FolderLock(self.trainer.args.output_dir)
         from_main(lambda: lock.require("wait until it ends, or set another output_dir"))

@@ -57,24 +57,18 @@ def run(work: Callable[[Path], None], folder: Path, plan: Plan, scratch: Path, w
     """
     scratch.mkdir(parents=True, exist_ok=True)
     printed = scratch / f"output-{time.monotonic_ns()}"
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.setsid()
-            plans.main_process = os.getpid()
-            out = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            for standard in (1, 2):
-                os.dup2(out, standard)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
-            unlike_any_other_process()
-            Disk(folder, plan).watch()
-            status = outcome(lambda: work(folder))
-        finally:
-            leave(status)
-    status = wait(child)
+
+    def begin() -> None:
+        os.setsid()
+        plans.main_process = os.getpid()
+        out = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for standard in (1, 2):
+            os.dup2(out, standard)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", 1, closefd=False), os.fdopen(2, "w", 1, closefd=False)
+        unlike_any_other_process()
+        Disk(folder, plan).watch()
+
+    status = wait(_forked(begin, lambda: work(folder)))
     if wait_for_all:
         wait_for_orphans()
     return Ended(status, printed.read_text(errors="replace"))
@@ -82,16 +76,25 @@ def run(work: Callable[[Path], None], folder: Path, plan: Plan, scratch: Path, w
 
 def fork(work: Callable[[], None], name: str, own_session: bool = False) -> int:
     """From a watched process: start another one, watched too, under a name of its own; returns its id."""
+
+    def begin() -> None:
+        plans.name_of_process = name
+        if own_session:
+            os.setsid()
+        unlike_any_other_process()
+
+    return _forked(begin, work)
+
+
+def _forked(begin: Callable[[], None], work: Callable[[], None]) -> int:
+    """Start a process that prepares itself, works, and ends with what `outcome` says of it; returns its id."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            plans.name_of_process = name
-            if own_session:
-                os.setsid()
-            unlike_any_other_process()
+            begin()
             status = outcome(work)
         finally:
             leave(status)

@@ -152,6 +152,19 @@ def test_perplexity_is_shown_as_it_is(tmp_path):
     assert "20.4" in text and "points" not in text.split("How it was judged")[0]
 
 
+def test_the_answers_are_those_of_the_replicate_that_is_named(tmp_path):
+    """The first replicate diverged, so the ticket is that of the next one, and so are the answers."""
+    gone = {"steps": 40, "diverged": {"step": 40, "tensor": "fc1.weight"}, "test_accuracy": None}
+    found = [entry | gone if (entry["replicate"], entry["control"]) == (0, "ticket") else entry for entry in lines()]
+    folder = write_folder(tmp_path, found)
+    for replicate in (0, 1):
+        record = {"prompt": "Who?", "before": "…", "after": f"answer of replicate {replicate}"}
+        (folder / f"replicate-{replicate}" / "round-01" / "generations.json").write_text(json.dumps([record]))
+    text = Page(write_report(folder)).text
+    assert "each training of replicate 1" in text
+    assert "answer of replicate 1" in text and "answer of replicate 0" not in text
+
+
 def test_answers_to_fixed_prompts_stand_side_by_side(tmp_path):
     folder = write_folder(tmp_path, lines())
     record = {"prompt": "What is 2 | 3?", "before": "It is (surely)\n<b>5</b>", "after": "x" * 400}

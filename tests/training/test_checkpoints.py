@@ -16,18 +16,9 @@ from hf_lottery.sealed import DamagedFile
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.search import Search
 from tests.tiny import make_trainer, same
-from tests.training.test_broken_off import Overfits, SearchOverfits
+from tests.training.test_broken_off import BEST, Overfits, SearchOverfits
 
 SAVED = {"save_strategy": "steps", "save_steps": 4}
-BEST = {
-    "eval_strategy": "steps",
-    "eval_steps": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "load_best_model_at_end": True,
-    "metric_for_best_model": "validation_loss",
-    "greater_is_better": False,
-}
 # 96 examples in batches of 16: 6 steps an epoch; max_steps is 10
 SETTINGS = {
     "ends within an epoch": SAVED,
