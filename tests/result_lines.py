@@ -33,7 +33,7 @@ def kept(name: str, round: int) -> int:
 def line(control: str, round: int, replicate: int = 0, sample: int = 0, **values) -> dict:
     densities = {name: [kept(name, round), count] for name, count in LAYERS.items()}
     left, total = sum(k for k, _ in densities.values()), sum(LAYERS.values())
-    accuracy = ACCURACY[control][round] + SPREAD[replicate] + 0.0002 * sample
+    accuracy = ACCURACY[control][round] + SPREAD[replicate % len(SPREAD)] + 0.0002 * sample
     # a little of its own for every network, so that paired differences vary
     accuracy += 0.0001 * ((replicate * 7 + round * 3 + sample) % 5)
     found = {

@@ -1,4 +1,4 @@
-"""The verdict as a section of the report: one row per density, with yes, no or too few replicates."""
+"""The verdict as a section of the report: one row per density, with yes, no or undecided."""
 
 from __future__ import annotations
 
@@ -6,26 +6,43 @@ from collections.abc import Callable
 
 from hf_lottery.report.section import Section
 from hf_lottery.results import formatting
+from hf_lottery.results.finding import LEVEL, MIN_REPLICATES, Finding
 from hf_lottery.results.table import Cell
-from hf_lottery.results.verdict import Finding, RoundVerdict, Verdict
+from hf_lottery.results.verdict import LOTTERY_CONTROLS, RoundVerdict, Verdict
 
 
 def judgement(found: Verdict) -> list[Section]:
-    """The table of answers, as a list of one section; empty while there is no round to judge."""
+    """The table of answers, as a list of one section; one sentence where there are too few replicates for any answer.
+
+    Empty while there is no round to judge.
+    """
     if not found.rounds:
         return []
+    when = "the early-stop step" if found.early_stop else "the end of training"
+    heading = f"Verdict by density, at {when}"
+    if all(one.matching.comparison.count < MIN_REPLICATES for one in found.rounds):
+        count = f"{found.replicates} replicate{'s' if found.replicates != 1 else ''}"
+        return [Section(heading, [f"Undecided: {count}, and a verdict needs {MIN_REPLICATES} replicates."])]
     headings = ["density", "matching dense?", *(f"better than {control}?" for control in found.controls())]
     headings += ["winning ticket?", "earlier than dense?", "speed-up"]
     margin = formatting.difference(found.tolerance, found.metric, signed=False)
-    when = "the early-stop step" if found.early_stop else "the end of training"
-    sentence = (
-        f"Matching: test {found.metric} at {when} within {margin} of dense. A difference is the mean over "
-        "paired replicates, signed so that + favours the ticket, with its 95% interval and the number n of "
-        "pairs. Winning: matching, and better than random_reinit and random_mask where they were run. Speed-up: dense "
-        "early-stop step / the ticket's."
-    )
+    sentences = [
+        f"Matching: test {found.metric} at {when} within {margin} of dense. A difference is the mean over paired "
+        "replicates, signed so that + favours the ticket, with its own 95% interval and the number n of pairs. "
+        f"Winning: matching, and better than both {' and '.join(LOTTERY_CONTROLS)}. Speed-up: dense early-stop step "
+        "/ the ticket's.",
+        "The answers are corrected for the number of densities: all yes answers to one question together are wrong in "
+        f"at most {100 * LEVEL:.1f}% of experiments (Holm's correction; for matching also a fixed sequence from dense "
+        "to sparse, which has an error rate of its own), and so are all no answers. An interval that excludes a value "
+        "can therefore be undecided.",
+    ]
+    if found.steps_resolution:
+        sentences.append(
+            f"Early-stop steps are multiples of {found.steps_resolution:,.0f} steps: a smaller mean difference is no "
+            "difference."
+        )
     body = [_judgement_row(found, judged) for judged in found.rounds]
-    return [Section(f"Verdict by density, at {when}", [sentence], (headings, body))]
+    return [Section(heading, sentences, (headings, body))]
 
 
 def _judgement_row(found: Verdict, judged: RoundVerdict) -> list[Cell]:
@@ -48,4 +65,5 @@ def _judgement_row(found: Verdict, judged: RoundVerdict) -> list[Cell]:
 
 def _answer(finding: Finding, show: Callable[[Finding], str]) -> Cell:
     count = finding.difference.n
-    return Cell(finding.answer, f"{show(finding)}, n = {count}" if count else "")
+    parts = [show(finding), f"n = {count}"] if count else []
+    return Cell(finding.answer, "; ".join(filter(None, (", ".join(parts), finding.note))))

@@ -222,8 +222,9 @@ def _data(output_dir: Path) -> list[Section]:
 
 
 _DIVERGED = (
-    "A network that diverged has no value, so n falls. From the round on at which a replicate's ticket diverged no "
-    "answer is yes, and where a control diverged the ticket is not called no better than it."
+    "A network that diverged, or whose metric is NaN or infinite, has the worst outcome: from the round on at which a "
+    "replicate's ticket diverged no answer is yes, and where a control diverged the ticket is not called no better "
+    "than it. The intervals are of the other replicates, so n falls."
 )
 
 
@@ -234,12 +235,17 @@ def _method(found: Verdict) -> Section:
         [
             "A replicate is the whole experiment under another seed; a control's samples within a replicate are "
             "averaged before anything else.",
-            "Differences are paired by replicate; intervals are 95% Student-t intervals of the mean difference, each "
-            "density and control by itself, without a correction for multiple comparisons.",
-            f"Matching: yes when the whole interval lies above −{margin}, no when it lies below. Better: yes when it "
-            f"lies above 0, no when it lies below {margin} (any advantage is smaller than the tolerance). Earlier: "
-            "yes when it lies above 0 steps, no when below. Otherwise, and with fewer than 3 replicates: too few "
-            "replicates to say.",
+            "Differences are paired by replicate, and tested by one-sided Student t tests; intervals are 95% "
+            "Student-t intervals of the mean difference, each density and control by itself. A deviation is never "
+            "taken as smaller than the step of the grid that the metric is measured on.",
+            f"Matching: yes when the mean is shown to be above −{margin}, no when below. Better: yes when it is above "
+            f"0, no when below {margin} (any advantage is smaller than the tolerance). Earlier: yes when it is above "
+            "0 steps, no when below. Otherwise it is undecided; fewer than 3 replicates decide nothing.",
+            "Each question is asked at many densities. Holm's correction keeps the probability that any of its yes "
+            'answers is wrong at 2.5%, and so for its no answers. "Matching down to" is a fixed sequence from dense '
+            "to sparse, each at 2.5%: it ends at the first density that is not shown to match. A winning ticket "
+            "matches and is better than both controls at one density; Holm corrects the greatest of the three p "
+            "values. Adding replicates until an answer is yes is not covered, except by `replicates: auto`.",
             *([_DIVERGED] if found.diverged else []),
             "Densities are counted from the masks. The early-stop step is the evaluated step of minimum validation "
             "loss, so it is known to within the evaluation interval.",

@@ -1,37 +1,116 @@
-"""The verdict of an experiment in a sentence or two."""
+"""The verdict of an experiment in a few sentences."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from hf_lottery.results.finding import MIN_REPLICATES, NO, TOO_FEW, UNDECIDED, YES
 from hf_lottery.results.formatting import difference, percent
-from hf_lottery.results.verdict import DIVERGED, MIN_REPLICATES, NO, NO_DATA, TOO_FEW, YES, RoundVerdict, Verdict
+from hf_lottery.results.verdict import LOTTERY_CONTROLS, RoundVerdict, Verdict
 
 
 def headline(found: Verdict) -> str:
-    """The verdict in a sentence or two, the extreme matching density first, and what diverged last."""
+    """The verdict in a few sentences, the extreme matching density first, and what diverged last."""
     return " ".join(filter(None, (_claim(found), found.diverged)))
 
 
 def _claim(found: Verdict) -> str:
-    if found.diverged and not any(judged.matching.difference.n for judged in found.rounds):
+    if found.diverged and found.rounds and not any(judged.matching.difference.n for judged in found.rounds):
         return "No verdict: no replicate has both a dense network and a ticket that did not diverge."
     if not found.rounds:
         return "Nothing to judge yet: no round after the dense network has finished."
     if found.replicates == 0:
         return "Nothing to compare with: no dense network (round 0) has finished."
-    if found.extreme is not None:
-        return " ".join(filter(None, _matching(found, found.extreme)))
-    if found.replicates < MIN_REPLICATES:
+    if all(judged.matching.comparison.count < MIN_REPLICATES for judged in found.rounds):
         return _too_few(found)
-    return _not_matching(found)
+    if all(judged.matching.answer == NO for judged in found.rounds):
+        return f"No ticket: at no density is test {found.metric} within {_margin(found)} of dense ({_count(found)})."
+    best = found.extreme
+    first = (
+        _matching(found, best)
+        if best
+        else f"No density is shown to match dense within {_margin(found)} from "
+        + (f"the densest on ({_count(found)}).")
+    )
+    here = _against_controls(best) if best else ""
+    parts = [first, _where_it_ends(found), _one_by_one(found), here, _winning(found)]
+    return " ".join(filter(None, parts))
 
 
-def _matching(found: Verdict, best: RoundVerdict) -> list[str]:
-    return [
+def _matching(found: Verdict, best: RoundVerdict) -> str:
+    alone = len(found.sequence) == 1
+    where = "" if alone else ", there and at each greater density that was judged"
+    return (
         f"Matching down to {percent(best.density)} density (round {best.round}): test {found.metric} within "
-        f"{_margin(found)} of dense, 95% interval over {best.matching.difference.n} replicates.",
-        _against_controls(best),
-        _winning(found, best),
-    ]
+        f"{_margin(found)} of dense{where}, over {best.matching.difference.n} replicates."
+    )
+
+
+def _where_it_ends(found: Verdict) -> str:
+    """The answer at the first density that is not shown to match, after which no lower one is called matched."""
+    judged = [one for one in found.rounds if one.matching.comparison.count]
+    if len(judged) <= len(found.sequence):
+        return ""
+    end = judged[len(found.sequence)]
+    at = percent(end.density)
+    if end.matching.answer == NO:
+        return f"At {at} it does not match."
+    if end.matching.answer == TOO_FEW:
+        return f"At {at} it is not known: that needs {MIN_REPLICATES} replicates."
+    needed = end.matching.replicates_to_decide
+    more = f": about {needed} replicates would probably decide" if needed else ""
+    lost = end.matching.comparison.lost
+    more = f": {lost} of {end.matching.comparison.count} tickets diverged" if lost else more
+    return f"At {at} it is undecided{more}."
+
+
+def _one_by_one(found: Verdict) -> str:
+    """The densities beyond the sequence that match when every density is judged by itself."""
+    others = [one for one in found.rounds if one.matching.answer == YES and one.round not in found.sequence]
+    if not others:
+        return ""
+    also = "also " if found.sequence else ""
+    return f"Judged one by one, with Holm's correction, it {also}matches at {_densities(others)}."
+
+
+def _against_controls(best: RoundVerdict) -> str:
+    if not best.better:
+        return "No control was run at this density, so it is not shown to be a winning ticket."
+    if best.winning == YES:
+        return f"It is a winning ticket: better than {' and '.join(LOTTERY_CONTROLS)}."
+    words = {
+        YES: "It is better than",
+        NO: "It is not better than",
+        UNDECIDED: "Undecided against",
+        TOO_FEW: f"{MIN_REPLICATES} replicates are needed against",
+    }
+    parts = []
+    for answer, start in words.items():
+        names = [control for control, finding in best.better.items() if finding.answer == answer]
+        if names:
+            parts.append(f"{start} {', '.join(names)}.")
+    missing = [control for control in LOTTERY_CONTROLS if control not in best.better]
+    if missing and best.winning != NO:
+        parts.append(f"{missing[0]} was not run at this density, so it is not shown to be a winning ticket.")
+    return " ".join(parts)
+
+
+def _winning(found: Verdict) -> str:
+    """Where else a winning ticket is shown, or that none is."""
+    best = found.extreme
+    winning = [one for one in found.rounds if one.winning == YES and one is not best]
+    if winning:
+        also = " also" if best is not None and best.winning == YES else ""
+        return (
+            f"A winning ticket, which matches and is better than {' and '.join(LOTTERY_CONTROLS)}, is{also} shown "
+            f"at {_densities(winning)}."
+        )
+    tried = [one for one in found.rounds if all(control in one.better for control in LOTTERY_CONTROLS)]
+    if not tried or (best is not None and best.winning == YES):
+        return ""
+    if all(one.winning == NO for one in tried):
+        return "No winning ticket: wherever both controls were run, it does not match or is not better than one."
+    return "A winning ticket is not shown."
 
 
 def _too_few(found: Verdict) -> str:
@@ -40,21 +119,11 @@ def _too_few(found: Verdict) -> str:
         rest = f"By the mean alone no density matches dense within {_margin(found)}."
     else:
         rest = f"By the mean alone it matches dense within {_margin(found)} down to {percent(best.density)} density."
-    return f"Too few replicates to say ({_count(found)}; {MIN_REPLICATES} are needed). {rest}"
+    return f"Undecided: {_count(found)}, and a verdict needs {MIN_REPLICATES} replicates. {rest}"
 
 
-def _not_matching(found: Verdict) -> str:
-    if all(judged.matching.answer == NO for judged in found.rounds):
-        return f"No ticket: at no density is test {found.metric} within {_margin(found)} of dense ({_count(found)})."
-    undecided, diverged = (
-        ", ".join(percent(judged.density) for judged in found.rounds if judged.matching.answer == answer)
-        for answer in (TOO_FEW, DIVERGED)
-    )
-    where = f"the interval at {undecided} density holds both answers" if undecided else ""
-    if diverged:
-        where += f"{'; ' if where else ''}at {diverged} density it is not said, because a ticket diverged"
-    where = where or "nothing is paired"
-    return f"No density is shown to match dense within {_margin(found)} ({_count(found)}); {where}."
+def _densities(rounds: Iterable[RoundVerdict]) -> str:
+    return f"{', '.join(percent(one.density) for one in rounds)} density"
 
 
 def _margin(found: Verdict) -> str:
@@ -63,35 +132,3 @@ def _margin(found: Verdict) -> str:
 
 def _count(found: Verdict) -> str:
     return f"{found.replicates} replicate{'s' if found.replicates != 1 else ''}"
-
-
-def _against_controls(found: RoundVerdict) -> str:
-    if not found.better:
-        return "No control was run at this density, so it is not shown to be a winning ticket."
-    groups = {
-        YES: "It is better than",
-        NO: "It is no better than",
-        TOO_FEW: "Too few replicates to say against",
-        DIVERGED: "A network diverged, so nothing is said against",
-    }
-    parts = []
-    for answer, words in groups.items():
-        names = [control for control, finding in found.better.items() if finding.answer == answer]
-        if names:
-            parts.append(f"{words} {', '.join(names)}.")
-    return " ".join(parts)
-
-
-def _winning(found: Verdict, best: RoundVerdict) -> str:
-    """For a matching ticket of lowest density that is not a winning one: where there is one, or that there is none."""
-    if best.winning == YES:
-        return ""
-    if found.winning is not None:
-        at = percent(found.winning.density)
-        return f"A winning ticket, which must also beat its controls, is shown down to {at}."
-    matching = [judged for judged in found.rounds if judged.matching.answer == YES and judged.winning != NO_DATA]
-    if not matching:
-        return ""
-    if all(judged.winning == NO for judged in matching):
-        return "No winning ticket: wherever it matches, a random re-initialisation or a random mask does as well."
-    return "A winning ticket, which must also beat its controls, is not shown."

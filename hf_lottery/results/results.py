@@ -15,6 +15,7 @@ from hf_lottery.finished import odd_value, read_line
 from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
 from hf_lottery.results.diverged import Diverged, left_out
 from hf_lottery.results.metric import Metric, metric_of
+from hf_lottery.results.resolution import resolution
 from hf_lottery.sealed import DamagedFile
 
 Line = Mapping[str, Any]
@@ -49,20 +50,43 @@ class Results:
         return sorted({line["round"] for line in self.lines if line["control"] == control})
 
     def select(self, control: str, round: int) -> list[Line]:
-        return [line for line in self.lines if line["control"] == control and line["round"] == round]
+        return self._groups.get((control, round), [])
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, int], list[Line]]:
+        found: dict[tuple[str, int], list[Line]] = {}
+        for line in self.lines:
+            found.setdefault((line["control"], line["round"]), []).append(line)
+        return found
 
     def values(self, key: str, control: str = TICKET, round: int = 0) -> dict[int, float]:
         """Replicate -> the value of `key`, averaged over the replicate's samples.
 
         A replicate's samples share its initialisation and data order, so they are one observation, not several.
-        Lines that lack the value, or hold null or NaN, are left out, and networks that diverged are.
+        Lines without a finite value are left out, and networks that diverged are; see `without_value`.
         """
         samples: dict[int, list[float]] = {}
         for line in self.select(control, round):
-            value = None if Diverged.of_line(line) else line.get(key)
-            if isinstance(value, (int, float)) and not math.isnan(value):
-                samples.setdefault(line["replicate"], []).append(float(value))
+            value = value_of(line, key)
+            if value is not None:
+                samples.setdefault(line["replicate"], []).append(value)
         return {replicate: sum(found) / len(found) for replicate, found in sorted(samples.items())}
+
+    def without_value(self, key: str, control: str, round: int) -> set[int]:
+        """The replicates of which a finished network of this control and round has no finite value of `key`.
+
+        It diverged, or its loss or metric is NaN or infinite. Empty if no network of the experiment has a value.
+        """
+        if all(value_of(line, key) is None for line in self.lines):
+            return set()
+        return {line["replicate"] for line in self.select(control, round) if value_of(line, key) is None}
+
+    def resolution(self, key: str) -> float:
+        """The step of the grid that the values of `key` lie on; 0 if there is none, or no value."""
+        values = [value for line in self.lines if (value := value_of(line, key)) is not None]
+        counts = {line.get("test_examples") for line in self.lines}
+        count = counts.pop() if len(counts) == 1 else None
+        return resolution(values, count if isinstance(count, int) and count > 0 else None)
 
     def density(self, control: str = TICKET, round: int = 0) -> float:
         """Mean over the networks of kept / all weights, as counted from their masks; NaN without a network.
@@ -92,6 +116,10 @@ class Results:
 
     def diverged(self) -> list[Line]:
         """The lines of the networks that became nan or infinite."""
+        return list(self._diverged)
+
+    @cached_property
+    def _diverged(self) -> list[Line]:
         return [line for line in self.lines if Diverged.of_line(line) is not None]
 
     def left_out(self, planned: Iterable[Network] = ()) -> dict[Network, Network]:
@@ -101,12 +129,19 @@ class Results:
     def diverged_replicates(self, control: str, rounds: Iterable[int]) -> set[int]:
         """The replicates of which a network of this control diverged at one of the rounds."""
         rounds = set(rounds)
-        return {n["replicate"] for n in self.diverged() if n["control"] == control and n["round"] in rounds}
+        return {n["replicate"] for n in self._diverged if n["control"] == control and n["round"] in rounds}
 
     def first_whole(self) -> int:
         """The first replicate whose ticket diverged at no round; the first of all if there is none."""
         gone = self.diverged_replicates(TICKET, self.rounds())
         return min(self.replicates(), key=lambda replicate: (replicate in gone, replicate))
+
+
+def value_of(line: Line, key: str) -> float | None:
+    """A line's value of `key`; None if it has none, or none that is finite, or if the network diverged."""
+    value = None if Diverged.of_line(line) else line.get(key)
+    right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if right else None
 
 
 def read_results(output_dir: str | os.PathLike) -> Results:

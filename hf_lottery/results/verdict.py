@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hf_lottery.layout import TICKET
-from hf_lottery.results.diverged import summary
+from hf_lottery.layout import TICKET, Network
+from hf_lottery.results.diverged import Diverged, named, summary
+from hf_lottery.results.finding import (
+    LEVEL,
+    MIN_REPLICATES,
+    NO,
+    NO_DATA,
+    NO_DIFFERENCE,
+    TOO_FEW,
+    UNDECIDED,
+    YES,
+    Comparison,
+    Finding,
+    findings,
+)
 from hf_lottery.results.metric import Metric
-from hf_lottery.results.results import Results
-from hf_lottery.results.statistics import Estimate, paired_difference
+from hf_lottery.results.multiplicity import fixed_sequence, holm
+from hf_lottery.results.results import Results, value_of
+from hf_lottery.results.statistics import paired_difference
+
+__all__ = ["MIN_REPLICATES", "NO", "NO_DATA", "NO_DIFFERENCE", "TOO_FEW", "UNDECIDED", "YES", "verdict"]
 
 TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.05671)
-MIN_REPLICATES = 3  # a t interval of two values is 12.7 standard errors wide on either side
 
 # the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
 LOTTERY_CONTROLS = ("random_reinit", "random_mask")
-
-YES, NO, TOO_FEW, NO_DATA = "yes", "no", "too few replicates to say", "not measured"
-DIVERGED = "not said: a network diverged"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer, and the difference that it is based on.
-
-    Args:
-        answer: yes, no, too few replicates to say, not measured, or not said because a network diverged.
-        difference: ticket − the other, over paired replicates, signed so that positive is in the ticket's favour.
-        on_average: the answer that the mean alone would give.
-    """
-
-    answer: str
-    difference: Estimate
-    on_average: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,8 @@ class RoundVerdict:
         better: control -> does the ticket beat it?
         earlier: is the early-stop step before the dense network's? Its difference is in steps.
         speedup: dense early-stop step / the ticket's, each the mean over paired replicates; NaN when not measured.
+        winning: is it a winning ticket: matching, and better than random re-initialisation and a random mask? If one
+            of these was not run, it says which.
     """
 
     round: int
@@ -55,17 +54,7 @@ class RoundVerdict:
     better: dict[str, Finding]
     earlier: Finding
     speedup: float
-
-    @property
-    def winning(self) -> str:
-        """Is it a winning ticket: matching, and better than random re-initialisation and random mask (if run)?"""
-        answers = [self.better[control].answer for control in LOTTERY_CONTROLS if control in self.better]
-        if not answers:
-            return NO_DATA
-        answers.append(self.matching.answer)
-        if NO in answers or set(answers) == {YES}:
-            return NO if NO in answers else YES
-        return DIVERGED if DIVERGED in answers else TOO_FEW
+    winning: str
 
 
 @dataclass(frozen=True)
@@ -76,8 +65,10 @@ class Verdict:
         metric: the metric that the networks are compared by.
         early_stop: judged at the early-stop step, not at the end of training.
         tolerance: in units of the metric (a fraction for accuracy).
-        replicates: how many replicates have a finished dense network that did not diverge.
+        replicates: how many replicates have a finished dense network with a finite value.
         rounds: the findings by round, from round 1.
+        sequence: the rounds that match one after the other, from the densest on; the last of them is `extreme`.
+        steps_resolution: the steps between two evaluations, as far as the early-stop steps show it; 0 if unknown.
         diverged: how many of the replicates diverged, and which networks where; to be said beside every claim. Empty
             if none did.
     """
@@ -87,13 +78,14 @@ class Verdict:
     tolerance: float
     replicates: int
     rounds: list[RoundVerdict]
+    sequence: list[int]
+    steps_resolution: float = 0.0
     diverged: str = ""
 
     @property
     def extreme(self) -> RoundVerdict | None:
-        """The matching round of the lowest density, or None."""
-        matching = [found for found in self.rounds if found.matching.answer == YES]
-        return min(matching, key=lambda found: found.density, default=None)
+        """The round of lowest density down to which the ticket matches at every density, or None."""
+        return next((found for found in self.rounds if self.sequence[-1:] == [found.round]), None)
 
     @property
     def winning(self) -> RoundVerdict | None:
@@ -112,22 +104,30 @@ class Verdict:
         return list(dict.fromkeys(control for found in self.rounds for control in found.better))
 
 
-def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False) -> Verdict:
+def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False, looks: int = 1) -> Verdict:
     """Judge every round of an experiment, by the test metric at the end of training or at the early-stop step.
 
-    All comparisons pair the replicates and use the 95% Student-t interval [l, h] of the mean difference d, signed so
-    that positive favours the ticket, with ε the tolerance. Below 3 replicates nothing is decided. Otherwise
+    All comparisons pair the replicates. A one-sided Student t test of the mean difference d, signed so that positive
+    favours the ticket, gives the p values; ε is the tolerance. Below 3 replicates nothing is decided. The questions:
 
-    * matching: yes when l > −ε, no when h < −ε;
-    * better than a control: yes when l > 0; no when h < ε (any advantage is smaller than the tolerance);
-    * earlier: yes when l > 0 steps, no when h < 0, or when every replicate's difference is 0.
+    * matching: yes when d > −ε is shown, no when d < −ε is;
+    * better than a control: yes when d > 0, no when d < ε (any advantage is smaller than the tolerance);
+    * earlier: yes when d > 0 steps, no when d < 0; no difference when the mean is below the resolution.
 
-    In all other cases the interval allows both answers: too few replicates to say.
+    **Many rounds.** Each question is asked at every round, and one lucky round must not make a claim. Every answer is
+    therefore corrected over the rounds (Holm), so that all yes answers to one question together are wrong in at most
+    2.5% of experiments, and all no answers in at most 2.5%. "Matching down to" is a fixed sequence from dense to
+    sparse: each round is tested at 2.5%, and the first that is not shown to match ends it; its rounds are answered yes
+    too. A winning ticket is matching and better than both controls, at one round; over all rounds that have both
+    controls, Holm corrects the greatest of the three p values. At a winning ticket's round the three answers are yes.
 
-    Networks that diverged have no value, so that n falls. Leaving out diverged tickets flatters the ticket: from the
-    round on at which the ticket of a replicate diverged, no answer is yes, and nothing is matched by the mean. Leaving
-    out a diverged control flatters the control: then "better" is not answered no. A replicate whose dense network
-    diverged has nothing to be compared with, and only makes n smaller.
+    **Networks that diverged**, and those whose metric is NaN or infinite, have the worst outcome. A replicate whose
+    ticket diverged at a round or before it cannot be matching, better or earlier there, so that no answer is yes; if a
+    control diverged, "better" is not answered no. A replicate whose dense network diverged has nothing to be compared
+    with, and makes n smaller.
+
+    **Resolution.** A deviation is never taken as smaller than the step of the metric's grid (1/500 for 500 test
+    examples), because equal differences on a grid do not show that there is no variation.
 
     Args:
         results: the finished networks.
@@ -135,11 +135,14 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
             for perplexity and loss, as a share of the dense network's mean value.
         early_stop: judge by the metric at every network's own early-stop step, as Frankle & Carbin 2019 do in most
             figures, instead of the end, as Frankle et al. 2020 do.
+        looks: how often the results are judged with the aim to stop at a decision; each judgement then has this share
+            of the error rate.
 
     Raises:
         ValueError: the tolerance is negative.
 
     Source: matching within 0.2 points, Frankle et al. 2020 (arXiv 1912.05671); early-stop step, Frankle & Carbin 2019.
+        The error rates are measured by `benchmarks/verdict_errors.py`.
     """
     if not tolerance >= 0:
         raise ValueError(f"the tolerance is {tolerance}; it must be 0 or more, such as 0.002 for 0.2 points")
@@ -147,69 +150,108 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     dense = results.values(key, TICKET, 0)
     if not results.metric.greater_is_better and dense:
         tolerance *= sum(dense.values()) / len(dense)
-    rounds = [_judge(results, round, key, tolerance) for round in results.rounds(TICKET) if round > 0]
-    return Verdict(results.metric, early_stop, tolerance, len(dense), rounds, summary(results.lines))
+    resolutions = (results.resolution(key), results.resolution("early_stop_step"))
+    judge = _Judge(results, key, tolerance, LEVEL / looks, resolutions)
+    rounds = [number for number in results.rounds(TICKET) if number > 0]
+    judged, sequence = judge.judge(rounds)
+    said = " ".join(filter(None, (summary(results.lines), _not_finite(results, key))))
+    return Verdict(results.metric, early_stop, tolerance, len(dense), judged, sequence, resolutions[1], said)
 
 
-def _judge(results: Results, round: int, key: str, tolerance: float) -> RoundVerdict:
-    greater_is_better = results.metric.greater_is_better
-    ticket, dense = results.values(key, TICKET, round), results.values(key, TICKET, 0)
-    others = {control: results.values(key, control, round) for control in results.controls()}
-    gone = {control: bool(results.diverged_replicates(control, [round])) for control in others}
-    steps, dense_steps = (results.values("early_stop_step", TICKET, number) for number in (round, 0))
-    matching = _finding(_gain(ticket, dense, greater_is_better), above=-tolerance, below=-tolerance)
-    better = {
-        control: _finding(_gain(ticket, other, greater_is_better), above=0.0, below=tolerance)
-        for control, other in others.items()
-        if other or gone[control]
-    }
-    earlier = _finding(_gain(steps, dense_steps, greater_is_better=False), above=0.0, below=0.0)
-    if results.diverged_replicates(TICKET, range(1, round + 1)):
-        matching, earlier = _not_yes(matching), _not_yes(earlier)
-        better = {control: _not_yes(finding) for control, finding in better.items()}
-    return RoundVerdict(
-        round=round,
-        density=results.density(TICKET, round),
-        matching=matching,
-        better={control: _not_no(finding) if gone[control] else finding for control, finding in better.items()},
-        earlier=earlier,
-        speedup=_speedup(steps, dense_steps),
-    )
+@dataclass(frozen=True)
+class _Judge:
+    results: Results
+    key: str
+    tolerance: float
+    level: float
+    resolutions: tuple[float, float]  # of the metric, and of the early-stop step
+
+    def judge(self, rounds: list[int]) -> tuple[list[RoundVerdict], list[int]]:
+        """The findings by round, and the rounds of the fixed sequence."""
+        margin = self.tolerance
+        to_dense = {number: self._compare(self.key, number, TICKET, 0, -margin, -margin) for number in rounds}
+        in_order = [number for number in rounds if to_dense[number].count]
+        sequence = fixed_sequence(in_order, {n: to_dense[n].p_yes for n in in_order}, self.level)
+        to_controls = {
+            control: {
+                number: self._compare(self.key, number, control, number, 0.0, margin)
+                for number in rounds
+                if self.results.select(control, number)
+            }
+            for control in self.results.controls()
+        }
+        both = [n for n in rounds if all(n in to_controls.get(control, {}) for control in LOTTERY_CONTROLS)]
+        p_values = {n: max(to_dense[n].p_yes, *(to_controls[c][n].p_yes for c in LOTTERY_CONTROLS)) for n in both}
+        wins = holm(p_values, self.level)
+        matching = findings(to_dense, self.level, wins.union(sequence))
+        better = {
+            control: findings(compared, self.level, wins if control in LOTTERY_CONTROLS else ())
+            for control, compared in to_controls.items()
+        }
+        earlier = findings({n: self._compare("early_stop_step", n, TICKET, 0, 0.0, 0.0) for n in rounds}, self.level)
+        judged = []
+        for number in rounds:
+            here = {control: found[number] for control, found in better.items() if number in found}
+            judged.append(
+                RoundVerdict(
+                    round=number,
+                    density=self.results.density(TICKET, number),
+                    matching=matching[number],
+                    better=here,
+                    earlier=earlier[number],
+                    speedup=self._speedup(number),
+                    winning=_winning(matching[number], here, number in wins),
+                )
+            )
+        return judged, sequence
+
+    def _compare(self, key: str, number: int, control: str, round: int, above: float, below: float) -> Comparison:
+        """The ticket of round `number` against the networks of `control` at `round` (TICKET at 0: the dense ones)."""
+        results, of_steps = self.results, key == "early_stop_step"
+        greater_is_better = results.metric.greater_is_better and not of_steps
+        resolution = self.resolutions[of_steps]
+        found = paired_difference(
+            results.values(key, TICKET, number), results.values(key, control, round), resolution=resolution
+        )
+        dense = results.values(key, TICKET, 0).keys()
+        lost = results.without_value(key, TICKET, number) | results.diverged_replicates(TICKET, range(1, number + 1))
+        gone = set() if round == 0 else results.without_value(key, control, round) - lost
+        return Comparison(
+            found if greater_is_better else -found,
+            above,
+            below,
+            lost=len(lost & dense),
+            rival_lost=len(gone),
+            resolution=resolution if of_steps else 0.0,
+        )
+
+    def _speedup(self, number: int) -> float:
+        """Mean early-stop step of the dense network / the ticket's, over the replicates that have both."""
+        steps, dense = (self.results.values("early_stop_step", TICKET, round) for round in (number, 0))
+        both = steps.keys() & dense.keys()
+        own = sum(steps[replicate] for replicate in both)
+        return sum(dense[replicate] for replicate in both) / own if own else math.nan
 
 
-def _not_yes(finding: Finding) -> Finding:
-    """A finding from which a diverged ticket is left out: it cannot speak for the ticket."""
-    answer = DIVERGED if finding.answer in (YES, NO_DATA) else finding.answer
-    return Finding(answer, finding.difference, on_average=False)
+def _winning(matching: Finding, better: dict[str, Finding], wins: bool) -> str:
+    """The answer to "is it a winning ticket?"; for a control that was not run, its name."""
+    not_run = [control for control in LOTTERY_CONTROLS if control not in better]
+    answers = [matching.answer, *(better[control].answer for control in LOTTERY_CONTROLS if control in better)]
+    if NO in answers:
+        return NO
+    if not_run:
+        return f"{' and '.join(not_run)} not run"
+    if wins:
+        return YES
+    return next((answer for answer in (NO_DATA, TOO_FEW) if answer in answers), UNDECIDED)
 
 
-def _not_no(finding: Finding) -> Finding:
-    """A finding from which a diverged control is left out: it cannot speak for the control."""
-    return replace(finding, answer=DIVERGED) if finding.answer in (NO, NO_DATA) else finding
-
-
-def _gain(ticket: dict[int, float], other: dict[int, float], greater_is_better: bool) -> Estimate:
-    """Ticket − other over paired replicates, signed so that positive is in the ticket's favour."""
-    found = paired_difference(ticket, other)
-    return found if greater_is_better else -found
-
-
-def _speedup(steps: dict[int, float], dense_steps: dict[int, float]) -> float:
-    """Mean early-stop step of the dense network / the ticket's, over the replicates that have both."""
-    both = steps.keys() & dense_steps.keys()
-    own = sum(steps[replicate] for replicate in both)
-    return sum(dense_steps[replicate] for replicate in both) / own if own else math.nan
-
-
-def _finding(found: Estimate, above: float, below: float) -> Finding:
-    """Yes when the interval is above `above`, no when it is below `below`."""
-    on_average = found.n > 0 and found.mean > above
-    if found.n == 0:
-        return Finding(NO_DATA, found, False)
-    if found.n < MIN_REPLICATES:
-        return Finding(TOO_FEW, found, on_average)
-    if found.low > above:
-        return Finding(YES, found, on_average)
-    if found.high < below or found.high == found.low == below:
-        return Finding(NO, found, on_average)
-    return Finding(TOO_FEW, found, on_average)
+def _not_finite(results: Results, key: str) -> str:
+    """Which finished networks have a NaN or infinite metric, though their training did not diverge; empty if none."""
+    known = any(value_of(line, key) is not None for line in results.lines)
+    lost = [line for line in results.lines if value_of(line, key) is None and Diverged.of_line(line) is None]
+    if not known or not lost:
+        return ""
+    count = "1 network has" if len(lost) == 1 else f"{len(lost)} networks have"
+    which = named(Network.of_line(line) for line in lost)
+    return f"{count} no finite {key.replace('_', ' ')}, which counts as the worst outcome: {which}."

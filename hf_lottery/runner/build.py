@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallb
         return build_trainer(recipe, data(), seed, folder, callbacks)
 
     def labels() -> dict[str, Any]:
-        return {"metric": data().metric, "greater_is_better": data().greater_is_better}
+        counted = {"test_examples": len(data().test)} if isinstance(data().test, Sized) else {}
+        return {"metric": data().metric, "greater_is_better": data().greater_is_better, **counted}
 
     return Experiment(
         root,

@@ -28,7 +28,7 @@ def test_a_report_of_a_real_run(output_dir):
     assert done.exit_code == 0
     assert done.stdout.strip() == str(output_dir / "report" / "index.html")
     page = (output_dir / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Too few replicates to say (2 replicates; 3 are needed)." in page
+    assert "Undecided: 2 replicates, and a verdict needs 3 replicates." in page
     assert "What is missing" not in page
     for plot in ("accuracy", "early-stop-step", "learning-curves", "density-per-layer", "mask-overlap"):
         assert f'id="plot-{plot}"' in page

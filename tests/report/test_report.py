@@ -92,8 +92,8 @@ def test_the_plots_and_the_markdown_lie_beside_it(report):
 def test_the_verdict_table_gives_answer_difference_interval_and_count(report):
     text = (report.parent / "report.md").read_text(encoding="utf-8")
     assert re.search(r"\| 7\.12% \| no \(−2\.00 points \[−2\.\d\d, −1\.\d\d\], n = 5\) \|", text)
-    assert "| yes | yes (+400 steps [+400, +400], n = 5) | 1.62× |" in text
-    assert "no (0 steps [0, 0], n = 5) | 1.00× |" in text
+    assert "| yes | yes (+400 steps [+276, +524], n = 5) | 1.62× |" in text
+    assert "no difference (0 steps [−124, +124], n = 5) | 1.00× |" in text
 
 
 def test_a_torn_line_and_an_unreadable_recipe_are_said(tmp_path):
@@ -102,7 +102,7 @@ def test_a_torn_line_and_an_unreadable_recipe_are_said(tmp_path):
     text = Page(write_report(folder)).text
     assert "results.jsonl is incomplete" in text
     assert "recipe.yaml cannot be read" in text
-    assert "Too few replicates to say (1 replicate; 3 are needed)." in text
+    assert "Undecided: 1 replicate, and a verdict needs 3 replicates." in text
 
 
 def test_the_dense_network_alone_makes_a_report(tmp_path):

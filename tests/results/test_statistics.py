@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hf_lottery.results.statistics import estimate, paired_difference
+from hf_lottery.results.statistics import estimate, paired_difference, replicates_to_decide
 
 values = st.lists(st.integers(0, 10_000).map(lambda i: i / 10_000), min_size=2, max_size=12)
 
@@ -55,3 +55,37 @@ def test_the_negative_turns_the_interval_round():
     found = -estimate([1.0, 2.0, 4.0])
     assert found.low < found.mean < found.high
     assert found == estimate([-1.0, -2.0, -4.0])
+
+
+@given(values, st.floats(-1, 1))
+def test_p_values_are_scipys_one_sided_t_test(data, bound):
+    found = estimate(data)
+    if min(data) < max(data):
+        for ours, side in ((found.p_above(bound), "greater"), (found.p_below(bound), "less")):
+            assert ours == pytest.approx(stats.ttest_1samp(data, bound, alternative=side).pvalue, rel=1e-6, abs=1e-12)
+    else:
+        assert found.p_above(bound) == (0.0 if found.mean > bound else 1.0)
+
+
+def test_two_values_are_the_least_for_a_p_value():
+    assert estimate([0.5]).p_above(0.0) == estimate([]).p_below(0.0) == 1.0
+
+
+def test_the_deviation_is_never_smaller_than_the_resolution():
+    found = estimate([0.5] * 4, resolution=0.01)
+    assert found.high - 0.5 == pytest.approx(3.182446 * 0.01 / 2)  # t(3, 97.5%) times 0.01 / √4
+    wide = [0.1, 0.5, 0.9]
+    assert estimate(wide, resolution=0.01) == estimate(wide)
+
+
+@pytest.mark.parametrize(("distance", "expected"), [(1.0, 10), (0.5, 34), (2.0, 5), (10.0, 3)])
+def test_how_many_replicates_decide(distance, expected):
+    """G*Power 3.1, one-sample t test, one tail, error 0.025, power 0.8: 10 for d = 1, 34 for 0.5, 5 for 2."""
+    assert replicates_to_decide(distance, 1.0, 0.025) == expected
+
+
+def test_no_number_of_replicates_decides_what_is_no_difference():
+    assert replicates_to_decide(0.0, 1.0, 0.025) is None
+    assert replicates_to_decide(-1.0, 1.0, 0.025) is None
+    assert replicates_to_decide(1e-3, 1.0, 0.025) is None
+    assert replicates_to_decide(1e-3, 0.0, 0.025) == 3
