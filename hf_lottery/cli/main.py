@@ -151,6 +151,10 @@ def run(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print how much time, disk and memory it takes; train nothing.")
     ] = False,
+    pilot: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="OUT", help="With --plan: a finished run whose noise says how many replicates decide."),
+    ] = None,
     workers: Annotated[int, typer.Option(metavar="N", help="Train N networks side by side on this machine.")] = 1,
     launcher: Annotated[
         Optional[str],  # noqa: UP045
@@ -173,11 +177,17 @@ def run(
     words = [*loaded.words(), *trust_words(trust_metric_code)]
     if launcher is not None and (workers != 1 or submit is not None):
         raise ValueError("--launcher spreads one network over processes: leave out --workers and --submit")
+    if pilot is not None and not plan:
+        raise ValueError("--pilot is for --plan: add --plan, or leave it out")
     if plan:
         from hf_lottery.redaction import redacted
+        from hf_lottery.runner.pilot import replicates_line
         from hf_lottery.runner.plan import make_plan
 
+        decided_by = replicates_line(loaded, pilot)  # first: it is quick, and may refuse
         print(redacted(str(make_plan(loaded))))
+        if decided_by is not None:
+            print(redacted(f"decided   by {decided_by}"))
     elif launcher is not None:
         from hf_lottery.runner.launch import relaunch
 

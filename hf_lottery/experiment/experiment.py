@@ -71,10 +71,16 @@ class Experiment:
     ):
         self.root, self.num_rounds, self.replicates = Path(root), num_rounds, replicates
         self.seed, self.make_trainer, self.labels = seed, make_trainer, labels
-        self._networks = planned_networks(num_rounds, replicates, controls)
+        self._controls = list(controls)
+        self._networks = planned_networks(num_rounds, replicates, self._controls)
         self._lock: FolderLock | None = None  # of the network that rank 0 has claimed
         self._discarded: set[Path] = set()  # damaged files that were recomputed
         self._settled: dict[Network, bool] = {}  # finished network -> whether it diverged
+
+    def grow(self, replicates: int) -> None:
+        """Plan more replicates; what is finished stays finished."""
+        self.replicates = replicates
+        self._networks = planned_networks(self.num_rounds, replicates, self._controls)
 
     def networks(self) -> list[Network]:
         """Every network, those of early rounds first."""

@@ -102,13 +102,19 @@ def reach_rewind_point(trainer: LotteryMixin) -> None:
 
 
 class _StopAfterRewindStep(TrainerCallback):
-    """Ends training after step k + 1; θ_k was captured before that step."""
+    """Ends training after step k + 1; θ_k was captured before that step, so no checkpoint of it is needed."""
 
     def __init__(self, config: LotteryConfig):
         self.config = config
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        control.should_training_stop = state.global_step > self.config.resolve_rewind_step(state.max_steps)
+        if state.global_step > self.config.resolve_rewind_step(state.max_steps):
+            control.should_training_stop = True
+            control.should_save = False
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if control.should_training_stop:
+            control.should_save = False
 
 
 def _train_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed: int) -> RewindPoint:

@@ -25,6 +25,7 @@ from hf_lottery.recipe.sections import (
 from hf_lottery.recipe.settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe.source import Source
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.results.verdict import LOTTERY_CONTROLS
 from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TASKS, task_module
 
@@ -87,7 +88,7 @@ def _drop_impossible(source: Source) -> None:
 def _check_together(source: Source, sections: dict[str, Any]) -> None:
     """What concerns more than one section: the number of networks, and the seeds of the replicates."""
     rounds = LotteryConfig(**sections["lottery"]).num_rounds
-    replicates = sections["experiment"].replicates
+    replicates = sections["experiment"].looks()[-1]
     networks = number_of_networks(rounds, replicates, sections["experiment"].controls)
     if networks > MOST_NETWORKS:
         sentence = f"the recipe plans {networks:,} networks; {MOST_NETWORKS:,} is the most: lower "
@@ -221,7 +222,23 @@ def _experiment(source: Source, given: dict[str, Any] | None, lottery: dict[str,
     for below, sentence in problems + _late_rounds(controls, last):
         source.add(("experiment", "controls", *below), sentence)
     experiment = _own(source, "experiment", Experiment, given)
+    if experiment and experiment.replicates == AUTO and not _both_controls(controls, last):
+        source.add(
+            ("experiment", "replicates"),
+            "experiment.replicates is auto, which goes on until a winning ticket is shown or ruled out; that "
+            f"takes both {' and '.join(LOTTERY_CONTROLS)} at one round: add them to experiment.controls",
+        )
+    if experiment and experiment.replicates != AUTO and "max_replicates" in given:
+        sentence = "experiment.max_replicates is for experiment.replicates: auto; leave it out"
+        source.add(("experiment", "max_replicates"), sentence)
     return experiment and experiment.model_copy(update={"controls": controls})
+
+
+def _both_controls(controls: list[Control], last: Any) -> bool:
+    """Whether there is a round at which both controls of a winning ticket are run."""
+    every = range(1, last + 1) if isinstance(last, int) else (1,)
+    rounds = {control.name: set(control.rounds or every) for control in controls}
+    return bool(set.intersection(*(rounds.get(name, set()) for name in LOTTERY_CONTROLS)))
 
 
 def _late_rounds(controls: list[Control], last: Any) -> list[tuple[Keys, str]]:

@@ -156,7 +156,8 @@ def _allowed(entry: dict, value: Any) -> str:
     if kind in _BOUNDS:
         return _BOUNDS[kind].format(**context)
     if kind in ("literal_error", "enum"):
-        return f"one of {', '.join(_choices(entry))}"
+        choices = _choices(entry)
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
     base = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     allowed = _KINDS.get(base, entry["msg"][:1].lower() + entry["msg"][1:])
     if base == "bool" and str(value).lower() in _NOT_YAML_BOOLEANS:

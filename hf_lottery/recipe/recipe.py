@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
-from hf_lottery.config import LotteryConfig
+from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.layout import RECIPE_FILE
 from hf_lottery.recipe.check import check_sections, refusal, typed
 from hf_lottery.recipe.errors import RecipeError
@@ -121,10 +121,16 @@ class Recipe(BaseModel):
             "lottery": self.lottery_config().to_dict(),
             "peft": self.peft,
             "quantization": self.quantization,
-            "experiment": {"replicates": self.experiment.replicates, "controls": controls},
+            "experiment": {**self._replicates(), "controls": controls},
             "hub": None if self.hub is None else self.hub.model_dump(exclude_none=True),
         }
         return {name: values for name, values in sections.items() if values is not None}
+
+    def _replicates(self) -> dict[str, Any]:
+        """`replicates`; for `auto` also how many there may be."""
+        experiment = self.experiment
+        most = {"max_replicates": experiment.max_replicates} if experiment.replicates == AUTO else {}
+        return {"replicates": experiment.replicates, **most}
 
     def to_yaml(self) -> str:
         """`resolved()` as the text of a recipe file, for the output folder and the ticket, without access tokens."""

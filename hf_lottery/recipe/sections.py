@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -98,12 +98,24 @@ class Experiment(Section):
     """How often the search is repeated, and with which controls.
 
     Args:
-        replicates: number of repetitions. They use the seeds training.seed, training.seed + 1, …
+        replicates: number of repetitions. They use the seeds training.seed, training.seed + 1, … `auto`: go on until a
+            winning ticket is shown or ruled out, or max_replicates is reached.
+        max_replicates: for `auto`.
         controls: in a recipe a list of names, or a mapping from name to {rounds, per_ticket}.
     """
 
-    replicates: int = Field(default=1, ge=1, le=MOST_REPEATS)
+    replicates: Annotated[int, Field(ge=1, le=MOST_REPEATS)] | Literal["auto"] = 1
+    max_replicates: int = Field(default=20, ge=3, le=MOST_REPEATS)
     controls: list[Control] = Field(default_factory=list)
+
+    def looks(self) -> list[int]:
+        """The numbers of replicates after which the results are judged: one, or for `auto` 3, 5, 8, 12, 18, …"""
+        if self.replicates != "auto":
+            return [self.replicates]
+        found = [3]
+        while found[-1] < self.max_replicates:
+            found.append(min(found[-1] + (found[-1] + 1) // 2, self.max_replicates))
+        return found
 
 
 def number_of_networks(num_rounds: int, replicates: int, controls: list[Control]) -> int:

@@ -6,7 +6,7 @@ import os
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.recipe.recipe import Recipe
-from hf_lottery.recipe.sections import Control, number_of_networks
+from hf_lottery.recipe.sections import Control, Experiment, number_of_networks
 
 
 def summary(recipe: Recipe) -> str:
@@ -24,7 +24,11 @@ def summary(recipe: Recipe) -> str:
     lottery, arguments = recipe.lottery_config(), recipe.training_arguments()
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
     experiment = recipe.experiment
-    networks = number_of_networks(lottery.num_rounds, experiment.replicates, experiment.controls)
+    fewest, most = (
+        number_of_networks(lottery.num_rounds, count, experiment.controls)
+        for count in (experiment.looks()[0], experiment.looks()[-1])
+    )
+    networks = f"{fewest} to {most}" if fewest != most else str(most)
     rows = {
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
@@ -35,10 +39,17 @@ def summary(recipe: Recipe) -> str:
         "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
         "densities": _densities(lottery),
         "controls": "; ".join(map(_control, recipe.experiment.controls)) or "none",
-        "networks": f"{networks} to train, over {recipe.experiment.replicates} replicate(s)",
+        "networks": f"{networks} to train, over {_replicates(experiment)}",
         "output": recipe.training["output_dir"],
     }
     return "\n".join(f"{name:<10} {text}" for name, text in rows.items() if text)
+
+
+def _replicates(experiment: Experiment) -> str:
+    looks = experiment.looks()
+    count = f"{looks[0]} to {looks[-1]}" if len(looks) > 1 else str(looks[0])
+    until = ", until a winning ticket is shown or ruled out" if len(looks) > 1 else ""
+    return f"{count} replicate{'s' if looks[-1] > 1 else ''}{until}"
 
 
 def _model(recipe: Recipe) -> str:

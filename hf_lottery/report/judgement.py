@@ -33,9 +33,14 @@ def judgement(found: Verdict) -> list[Section]:
         "/ the ticket's.",
         "The answers are corrected for the number of densities: all yes answers to one question together are wrong in "
         f"at most {100 * LEVEL:.1f}% of experiments (Holm's correction; for matching also a fixed sequence from dense "
-        "to sparse, which has an error rate of its own), and so are all no answers. An interval that excludes a value "
+        "to sparse, with as much again), and so are all no answers. An interval that excludes a value "
         "can therefore be undecided.",
     ]
+    if found.looks > 1:
+        sentences.append(
+            f"Replicates were added until a winning ticket was shown or ruled out: each of the {found.looks} looks "
+            f"that were planned has 1/{found.looks} of these error rates."
+        )
     if found.steps_resolution:
         sentences.append(
             f"Early-stop steps are multiples of {found.steps_resolution:,.0f} steps: a smaller mean difference is no "

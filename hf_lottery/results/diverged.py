@@ -31,7 +31,9 @@ class Diverged:
     def of_line(cls, line: Mapping[str, Any]) -> Diverged | None:
         """What a line of results records; None for a network that did not diverge."""
         found = line.get("diverged")
-        return cls(int(found["step"]), found.get("tensor")) if isinstance(found, Mapping) else None
+        if found is None or not isinstance(found, Mapping):
+            return None
+        return cls(int(found["step"]), found.get("tensor"))
 
     @property
     def where(self) -> str:

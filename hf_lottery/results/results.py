@@ -38,6 +38,15 @@ class Results:
         """The metric that the experiment is judged by."""
         return metric_of(self.lines)
 
+    @property
+    def looks(self) -> int:
+        """How often the results are judged with the aim to stop; 1 where the number of replicates was fixed before."""
+        return max((line["looks"] for line in self.lines if isinstance(line.get("looks"), int)), default=1)
+
+    def of_first(self, replicates: int) -> Results:
+        """The results of the first so many replicates."""
+        return Results([line for line in self.lines if line["replicate"] < replicates], self.notes)
+
     def replicates(self) -> list[int]:
         return sorted({line["replicate"] for line in self.lines})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hf_lottery.layout import TICKET, Network
 from hf_lottery.results.diverged import Diverged, named, summary
@@ -69,6 +69,7 @@ class Verdict:
         rounds: the findings by round, from round 1.
         sequence: the rounds that match one after the other, from the densest on; the last of them is `extreme`.
         steps_resolution: the steps between two evaluations, as far as the early-stop steps show it; 0 if unknown.
+        looks: how often the results are judged with the aim to stop; 1 if the number of replicates was fixed before.
         diverged: how many of the replicates diverged, and which networks where; to be said beside every claim. Empty
             if none did.
     """
@@ -80,6 +81,7 @@ class Verdict:
     rounds: list[RoundVerdict]
     sequence: list[int]
     steps_resolution: float = 0.0
+    looks: int = 1
     diverged: str = ""
 
     @property
@@ -99,12 +101,18 @@ class Verdict:
         matching = [found for found in self.rounds if found.matching.on_average]
         return min(matching, key=lambda found: found.density, default=None)
 
+    @property
+    def decided(self) -> bool:
+        """Whether a winning ticket is shown at some density, or ruled out at each that has both controls."""
+        tried = [found for found in self.rounds if all(control in found.better for control in LOTTERY_CONTROLS)]
+        return self.winning is not None or all(found.winning == NO for found in tried)
+
     def controls(self) -> list[str]:
         """The controls that the ticket was compared with at any density, in their order."""
         return list(dict.fromkeys(control for found in self.rounds for control in found.better))
 
 
-def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False, looks: int = 1) -> Verdict:
+def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = False) -> Verdict:
     """Judge every round of an experiment, by the test metric at the end of training or at the early-stop step.
 
     All comparisons pair the replicates. A one-sided Student t test of the mean difference d, signed so that positive
@@ -118,8 +126,12 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     therefore corrected over the rounds (Holm), so that all yes answers to one question together are wrong in at most
     2.5% of experiments, and all no answers in at most 2.5%. "Matching down to" is a fixed sequence from dense to
     sparse: each round is tested at 2.5%, and the first that is not shown to match ends it; its rounds are answered yes
-    too. A winning ticket is matching and better than both controls, at one round; over all rounds that have both
-    controls, Holm corrects the greatest of the three p values. At a winning ticket's round the three answers are yes.
+    too. As matching is asked in two ways, the answers one by one have half of the error rate. A winning ticket is
+    matching and better than both controls, at one round; over all rounds that have both controls, Holm corrects the
+    greatest of the three p values. At a winning ticket's round the three answers are yes.
+
+    **Replicates until it is decided** (`experiment.replicates: auto`). The results are judged after 3, 5, 8, 12, …
+    replicates; each of these looks has an equal share of every error rate (Bonferroni), so that together they keep it.
 
     **Networks that diverged**, and those whose metric is NaN or infinite, have the worst outcome. A replicate whose
     ticket diverged at a round or before it cannot be matching, better or earlier there, so that no answer is yes; if a
@@ -135,8 +147,6 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
             for perplexity and loss, as a share of the dense network's mean value.
         early_stop: judge by the metric at every network's own early-stop step, as Frankle & Carbin 2019 do in most
             figures, instead of the end, as Frankle et al. 2020 do.
-        looks: how often the results are judged with the aim to stop at a decision; each judgement then has this share
-            of the error rate.
 
     Raises:
         ValueError: the tolerance is negative.
@@ -151,11 +161,13 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     if not results.metric.greater_is_better and dense:
         tolerance *= sum(dense.values()) / len(dense)
     resolutions = (results.resolution(key), results.resolution("early_stop_step"))
-    judge = _Judge(results, key, tolerance, LEVEL / looks, resolutions)
+    judge = _Judge(results, key, tolerance, LEVEL / results.looks, resolutions)
     rounds = [number for number in results.rounds(TICKET) if number > 0]
     judged, sequence = judge.judge(rounds)
     said = " ".join(filter(None, (summary(results.lines), _not_finite(results, key))))
-    return Verdict(results.metric, early_stop, tolerance, len(dense), judged, sequence, resolutions[1], said)
+    return Verdict(
+        results.metric, early_stop, tolerance, len(dense), judged, sequence, resolutions[1], results.looks, said
+    )
 
 
 @dataclass(frozen=True)
@@ -183,7 +195,9 @@ class _Judge:
         both = [n for n in rounds if all(n in to_controls.get(control, {}) for control in LOTTERY_CONTROLS)]
         p_values = {n: max(to_dense[n].p_yes, *(to_controls[c][n].p_yes for c in LOTTERY_CONTROLS)) for n in both}
         wins = holm(p_values, self.level)
-        matching = findings(to_dense, self.level, wins.union(sequence))
+        matching = findings(to_dense, self.level / 2, wins.union(sequence))
+        for number in in_order[len(sequence) : len(sequence) + 1]:  # the sequence tests it at the whole level
+            matching[number] = replace(matching[number], level=self.level)
         better = {
             control: findings(compared, self.level, wins if control in LOTTERY_CONTROLS else ())
             for control, compared in to_controls.items()

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hf_lottery.layout import CONTROLS, RECIPE_FILE, Network, planned_networks
+from hf_lottery.results.finding import MIN_REPLICATES
 from hf_lottery.sealed import read_sealed_text
 
 
@@ -52,7 +53,9 @@ class WrittenRecipe:
         num_rounds = self.section("lottery").get("num_rounds")
         if num_rounds is None:
             return []
-        return planned_networks(num_rounds, self.section("experiment").get("replicates", 1), self._controls())
+        replicates = self.section("experiment").get("replicates", 1)
+        first = MIN_REPLICATES if replicates == "auto" else replicates  # how many more there will be is not known
+        return planned_networks(num_rounds, first, self._controls())
 
     def _controls(self) -> Iterator[WrittenControl]:
         """The controls that are known: an older version's `dense`, which was no network of its own, is left out."""

@@ -46,13 +46,15 @@ def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallb
         return build_trainer(recipe, data(), seed, folder, callbacks)
 
     def labels() -> dict[str, Any]:
-        counted = {"test_examples": len(data().test)} if isinstance(data().test, Sized) else {}
+        looks = len(recipe.experiment.looks())
+        counted = {"looks": looks} if looks > 1 else {}
+        counted |= {"test_examples": len(data().test)} if isinstance(data().test, Sized) else {}
         return {"metric": data().metric, "greater_is_better": data().greater_is_better, **counted}
 
     return Experiment(
         root,
         config.num_rounds,
-        recipe.experiment.replicates,
+        recipe.experiment.looks()[0],
         recipe.experiment.controls,
         arguments.seed,
         make_trainer,

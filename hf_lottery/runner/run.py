@@ -16,6 +16,7 @@ from hf_lottery.recipe.recipe import Recipe, differences, load_written
 from hf_lottery.runner.build import make_experiment
 from hf_lottery.runner.conclude import conclude
 from hf_lottery.runner.launch import meet
+from hf_lottery.runner.looks import grow
 from hf_lottery.runner.progress import NetworkProgress, StepCallback
 from hf_lottery.runner.rewind_step import settle_rewind_step
 from hf_lottery.sealed import DamagedFile, write_sealed_text
@@ -44,6 +45,10 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
                 experiment.run(
                     on_start=progress.start, on_wait=progress.wait, on_diverged=progress.diverged, stopping=stopping
                 )
+            if (replicates := experiment.replicates) and grow(recipe, experiment):
+                said = f"undecided after {replicates} replicates: {experiment.replicates - replicates} more"
+                console.print(said, highlight=False)
+                continue
             try:
                 conclude(recipe, experiment, console)
                 return experiment.root

@@ -20,6 +20,7 @@ from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.layout import JOBS_FOLDER
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.conclude import conclude
+from hf_lottery.runner.looks import grow
 from hf_lottery.runner.run import claim_output_folder, open_run
 from hf_lottery.stopped import Stopped
 from hf_lottery.training.stopping import Stopping
@@ -45,18 +46,20 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
         raise ValueError(f"--workers is {count}; it must be 1 or more")
     console = console or Console()
     recipe, experiment = open_run(recipe)
+    _skip_finished(recipe, experiment)
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     stopping = Stopping()
     with stopping.on_signals():
         workers = _start(_worker_command(arguments), min(count, len(experiment.pending())), environment)
         try:
-            _watch(workers, experiment, stopping, console)
+            _watch(workers, recipe, experiment, stopping, console)
         finally:
             for worker in workers:
                 worker.terminate()
             for worker in workers:
                 worker.wait()
+    _skip_finished(recipe, experiment)
     experiment.write_results()
     conclude(recipe, experiment, console)
     return experiment.root
@@ -66,9 +69,11 @@ def work(recipe: Recipe) -> None:
     """Be a worker: train until nothing is left, and print nothing but errors."""
     stopping = Stopping(passed_on=True)
     with stopping.on_signals():
-        _, experiment = open_run(recipe, stopping=stopping)
+        recipe, experiment = open_run(recipe, stopping=stopping)
         try:
             experiment.run(stopping=stopping)
+            while grow(recipe, experiment):
+                experiment.run(stopping=stopping)
         except Stopped as stopped:
             sys.exit(128 + stopped.number)  # who started the workers says what happened
 
@@ -117,7 +122,15 @@ def _start(command: Sequence[str], count: int, environment: Mapping[str, str]) -
         signal.signal(signal.SIGINT, before)
 
 
-def _watch(workers: list[subprocess.Popen], experiment: Experiment, stopping: Stopping, console: Console) -> None:
+def _skip_finished(recipe: Recipe, experiment: Experiment) -> None:
+    """With `replicates: auto`, plan as many replicates as the finished ones call for."""
+    while not experiment.pending() and grow(recipe, experiment):
+        pass
+
+
+def _watch(
+    workers: list[subprocess.Popen], recipe: Recipe, experiment: Experiment, stopping: Stopping, console: Console
+) -> None:
     """Print how many networks are trained until all workers have ended; raise ChildProcessError when one fails."""
     shown = (-1, 0)
     while any(worker.poll() is None for worker in workers):
@@ -128,6 +141,7 @@ def _watch(workers: list[subprocess.Popen], experiment: Experiment, stopping: St
                 f"a worker stopped with exit status {failed.returncode} (its message is above); "
                 "run the same command again to continue"
             )
+        _skip_finished(recipe, experiment)  # the workers do the same
         total = len(experiment.networks()) - len(experiment.left_out())
         done = total - len(experiment.pending())
         if (done, total) != shown:

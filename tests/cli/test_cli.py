@@ -123,7 +123,7 @@ def test_check_says_what_would_be_trained(command):
     assert rows["densities"].startswith("planned 100%, 80%, 64%, 51.2% where the rate is 0.2, 0.1 a round for classif")
     assert rows["controls"] == "random_reinit x 3; one_shot at rounds 1, 3"
     # of each replicate: rounds 0 to 3 (the dense network is round 0), 3 x 3 re-initialised, 2 one-shot
-    assert rows["networks"] == f"{2 * (4 + 9 + 2)} to train, over 2 replicate(s)"
+    assert rows["networks"] == f"{2 * (4 + 9 + 2)} to train, over 2 replicates"
 
 
 def test_what_training_arguments_refuse_check_tells(command):

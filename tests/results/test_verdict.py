@@ -265,7 +265,7 @@ def test_looks_share_the_error_rate():
     found += [line("ticket", 1, r, test_accuracy=a) for r, a in enumerate(ticket)]
     p = verdict(Results(found)).rounds[0].matching.comparison.p_yes
     for looks in (1, 2, 4, 8):
-        answer = verdict(Results(found), looks=looks).rounds[0].matching.answer
+        answer = verdict(Results([entry | {"looks": looks} for entry in found])).rounds[0].matching.answer
         assert answer == (YES if p <= 0.025 / looks else UNDECIDED)
     assert 0.025 / 8 < p <= 0.025
 
