@@ -26,14 +26,14 @@ def _claim(found: Verdict) -> str:
     if all(judged.matching.answer == NO for judged in found.rounds):
         return f"No ticket: at no density is test {found.metric} within {_margin(found)} of dense ({_count(found)})."
     best = found.extreme
-    first = (
-        _matching(found, best)
-        if best
-        else f"No density is shown to match dense within {_margin(found)} from "
-        + (f"the densest on ({_count(found)}).")
-    )
-    here = _against_controls(best) if best else ""
-    parts = [first, _where_it_ends(found), _one_by_one(found), here, _winning(found)]
+    if best is None:
+        where = "where the sequence from dense to sparse begins"
+        start = f"It is not shown to match dense within {_margin(found)} ({_count(found)})"
+        parts = [f"{start}: at {percent(_end(found).density)}, {where}, {_answer_at_end(found)}."]
+    else:
+        end = _end(found)
+        parts = [_matching(found, best), f"At {percent(end.density)} {_answer_at_end(found)}." if end else ""]
+    parts += [_one_by_one(found), _against_controls(best) if best else "", _winning(found)]
     return " ".join(filter(None, parts))
 
 
@@ -46,22 +46,23 @@ def _matching(found: Verdict, best: RoundVerdict) -> str:
     )
 
 
-def _where_it_ends(found: Verdict) -> str:
-    """The answer at the first density that is not shown to match, after which no lower one is called matched."""
+def _end(found: Verdict) -> RoundVerdict | None:
+    """The first density that is not shown to match, after which no lower one is called matched; None if all match."""
     judged = [one for one in found.rounds if one.matching.comparison.count]
-    if len(judged) <= len(found.sequence):
-        return ""
-    end = judged[len(found.sequence)]
-    at = percent(end.density)
-    if end.matching.answer == NO:
-        return f"At {at} it does not match."
-    if end.matching.answer == TOO_FEW:
-        return f"At {at} it is not known: that needs {MIN_REPLICATES} replicates."
-    needed = end.matching.replicates_to_decide
-    more = f": about {needed} replicates would probably decide" if needed else ""
-    lost = end.matching.comparison.lost
-    more = f": {lost} of {end.matching.comparison.count} tickets diverged" if lost else more
-    return f"At {at} it is undecided{more}."
+    return judged[len(found.sequence)] if len(judged) > len(found.sequence) else None
+
+
+def _answer_at_end(found: Verdict) -> str:
+    """What is known at that density."""
+    matching = _end(found).matching
+    if matching.answer == NO:
+        return "it does not match"
+    if matching.answer == TOO_FEW:
+        return f"it is not known, which takes {MIN_REPLICATES} replicates"
+    if lost := matching.comparison.lost:
+        return f"it is undecided: {lost} of {matching.comparison.count} tickets diverged"
+    needed = matching.replicates_to_decide
+    return "it is undecided" + (f": about {needed} replicates would probably decide" if needed else "")
 
 
 def _one_by_one(found: Verdict) -> str:

@@ -135,7 +135,7 @@ def test_a_metric_that_is_not_finite_is_the_worst_outcome(value, gone):
     assert judged.rounds[0].matching.answer == judged.rounds[0].winning == UNDECIDED
     assert not judged.rounds[0].matching.on_average and judged.extreme is None and judged.winning is None
     assert judged.rounds[0].matching.difference.n == 3
-    assert "At 51.0% it is undecided: 2 of 5 tickets diverged." in headline(judged)
+    assert "it is undecided: 2 of 5 tickets diverged." in headline(judged)
     assert headline(judged).endswith(
         f"2 networks have no finite {gone.replace('_', ' ')}, which counts as the worst outcome: "
         "replicate 1 · round 1 · ticket; replicate 3 · round 1 · ticket."

@@ -206,8 +206,8 @@ def test_an_undecided_round_says_how_many_replicates_would_decide():
 
     assert power(needed) >= 0.8 > power(needed - 1)
     assert headline(found) == (
-        "No density is shown to match dense within 0.20 points from the densest on (4 replicates). "
-        f"At 51.0% it is undecided: about {needed} replicates would probably decide."
+        "It is not shown to match dense within 0.20 points (4 replicates): at 51.0%, where the sequence from dense to "
+        f"sparse begins, it is undecided: about {needed} replicates would probably decide."
     )
 
 
