@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test slow fuzz crash lint clean
+.PHONY: quickstart test slow fuzz crash results lint clean
 
 quickstart: .venv/quickstart
 	$(BIN)/hf-lottery run quickstart
@@ -21,6 +21,10 @@ crash: .venv/test
 	$(BIN)/python -m tests.crash kills --kills 1000 --seed 0
 	$(BIN)/python -m tests.crash faults
 	$(BIN)/python -m tests.crash tears
+
+# all numbers of README.md and docs/results.md, from the committed lines; `make results WRITE=1` writes them anew
+results: .venv/test
+	$(BIN)/python benchmarks/published.py $(if $(WRITE),,--check)
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -104,7 +104,7 @@ def _section(name: str, folder: Path, plot_folder: Path) -> str:
     parts += [caption(results), page.markdown_table(*rows(results))]
     for section in [*judgement(found), *judgement(verdict(results, early_stop=True))]:
         parts += [f"### {section.heading}"]
-        parts += [*section.sentences, page.markdown_table(*section.table)]
+        parts += [*section.sentences, *([page.markdown_table(*section.table)] if section.table else [])]
     if is_lenet_on_mnist(recipe):
         parts += paper_comparison(results)
     return "\n\n".join(parts)
