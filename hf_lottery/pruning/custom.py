@@ -6,6 +6,7 @@
 
 It returns one score per weight; the lowest are pruned. It runs under a fixed seed and without dropout, so that
 `context.batches()` and `context.loss(batch)` give the same in a search that is resumed. Tickets record its name.
+With several processes each calls it with its own batches, and the scores are the mean over the processes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from hf_lottery.distributed.processes import world_size
+from hf_lottery.distributed.processes import mean_over_ranks, world_size
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
 
@@ -24,11 +25,11 @@ Scores = dict[str, Tensor]
 
 def call_custom(
     function: Callable[..., Scores], weights: Mapping[str, Tensor], context: PruningContext
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """The scores of a user's function; everything is checked except NaN.
 
     Returns:
-        name -> score on the device of its weight; with several processes, a copy.
+        name -> score on the device of its weight; with several processes their mean, a copy.
 
     Raises:
         ValueError: a score is missing, belongs to no weight, is no float tensor, or is not shaped as its weight.
@@ -44,10 +45,12 @@ def call_custom(
             raise ValueError(f"criterion {name} returned no scores for '{parameter}': return them for every weight")
         _require_float_like(weight, scores[parameter], parameter, name)
     copy = world_size() > 1  # these are averaged in place, and may be the weights themselves
-    return {
-        parameter: scores[parameter].detach().to(weight.device, copy=copy, memory_format=torch.contiguous_format)
-        for parameter, weight in weights.items()
-    }
+    return mean_over_ranks(
+        {
+            parameter: scores[parameter].detach().to(weight.device, copy=copy, memory_format=torch.contiguous_format)
+            for parameter, weight in weights.items()
+        }
+    )
 
 
 def require_no_nan(scores: Mapping[str, Tensor], mask: Mask, name: str) -> None:
