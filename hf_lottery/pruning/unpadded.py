@@ -112,8 +112,8 @@ def _cut_inputs(batch: Batch, side: str, mask: Tensor, encoder_decoder: bool) ->
     ]
     if not set(names) - {"attention_mask", "decoder_attention_mask"} - (set() if encoder_decoder else {"labels"}):
         raise ValueError(
-            f"criterion wanda runs each example without its padding, and the batch's {side}attention_mask marks padding "
-            f"at {mask.shape[1]} positions, which no input has: use batches without padding, or another criterion"
+            f"criterion wanda runs each example without its padding, and no input has the {mask.shape[1]} positions "
+            f"of the batch's {side}attention_mask, which marks padding: use batches without, or another criterion"
         )
     return names
 

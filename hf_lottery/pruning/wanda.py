@@ -34,7 +34,8 @@ def input_norms(
     """‖X_j‖₂ of every input feature (or input channel) of some layers, over all examples and positions.
 
     Padding is left out: every example is run without it, see `unpadded`. With several processes the squares are added
-    up over all of them, which call this together, so that each has the norms of all examples.
+    up over all of them, which call this together, so that each has the norms of all examples. (If each has run all
+    examples, as `calibration_batches` lets networks with batch norm do, all norms are √processes as large.)
 
     Args:
         model: holds the layers.
@@ -46,8 +47,8 @@ def input_norms(
         name -> float32 (in,).
 
     Raises:
-        ValueError: a weight belongs to another kind of layer, no activations reached its layer, or there is padding and
-            the network normalises over the batch, or does not say where padding is in its inputs.
+        ValueError: a weight belongs to another kind of layer, no activations reached its layer, or there is padding in
+            the inputs of a network with batch norm, or in inputs of which the mask does not say where it is.
     """
     squares, reached, hooks = {}, {}, []
     for name in names:

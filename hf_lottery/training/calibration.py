@@ -29,18 +29,17 @@ def calibration_batches(trainer: Trainer, count: int, criterion: str) -> list[An
         The batches, on the trainer's device.
 
     Raises:
-        ValueError: on all processes, if there is no training data, too little for all processes, or batches of a network
-            with batch norm cannot be joined.
+        ValueError: on all processes, if there is no training data, too little for all processes, or batches of a
+            network with batch norm cannot be joined.
     """
     if trainer.train_dataset is None:
         raise ValueError(
-            f"criterion {criterion} looks at data, and the trainer has no train_dataset: give it one, or use criterion "
-            "magnitude"
+            f"criterion {criterion} looks at data, and the trainer has no train_dataset: give it one, or use "
+            "criterion magnitude"
         )
     loader = trainer.get_train_dataloader()
-    drawn = (
-        list(islice(loader, count)) if world_size() == 1 else _of_several_processes(loader, count, trainer, criterion)
-    )
+    several = world_size() > 1
+    drawn = _of_several_processes(loader, count, trainer, criterion) if several else list(islice(loader, count))
     return [trainer._prepare_inputs(batch) for batch in drawn]
 
 
@@ -53,8 +52,8 @@ def _of_several_processes(loader: Any, count: int, trainer: Trainer, criterion: 
             drawn.append(batch if own == rows else slice_tensors(batch, slice(own)))
     if not all(gathered(len(drawn))):
         raise ValueError(
-            f"criterion {criterion} looks at data, and there are too few examples for {world_size()} processes: launch "
-            "fewer, or lower per_device_train_batch_size"
+            f"criterion {criterion} looks at data, and there are too few examples for {world_size()} processes: "
+            "launch fewer, or lower per_device_train_batch_size"
         )
     return _joined(drawn, criterion) if _has_batch_norm(trainer.model) else drawn
 
