@@ -31,6 +31,7 @@ _FUSED = (
     ("w12", "w3"),
     ("fc1", "fc2"),
     ("fc1.proj", "fc2"),
+    ("linear_1", "linear_2"),
     ("proj_up_gate_z", "proj_down"),
 )
 
