@@ -18,8 +18,9 @@ from hf_lottery.mask import Mask
 MOST_BY_TIES = 0.5  # share of a tensor's pruned weights that equal scores may decide …
 FEW_TIES = 10  # … where so many scores are equal, and
 SHARE_OF_TIES = 0.1  # this share of the tensor's: half-precision weights have some equal scores by chance
-LEAST_LEFT = 0.1  # density of a tensor, over that of all weights it is compared with
-DENSE = 0.25  # where less is left of all, a single tensor may lose more than that; A, or B, of all modules may not
+LEAST_LEFT = 0.1  # density of a tensor, or of A or B of all modules, over that of all weights it is compared with;
+SPARSE = 0.25  # where less than this is left of all, comparable scores differ by more, and single tensors may go:
+LEAST_LEFT_OF_ALL = 0.02  # then the same of A, or B, of all modules alone
 
 
 def require_trained_lora(
@@ -35,7 +36,8 @@ def require_trained_lora(
     That is so in two cases. Equal scores: more than half of the weights that it removes from a tensor have the same
     score as others that it keeps. (Not if that is 0, and other scores of the tensor are not: then training has reached
     only a part of it, such as the tokens of the data.) Under scope global, a comparison of A with B: it leaves a
-    tensor, or A or B of all modules, less than a tenth of the density that it leaves the whole LoRA.
+    tensor, or A or B of all modules, less than a tenth of the density that it leaves the whole LoRA. (If that is below
+    a quarter: it leaves A or B of all modules next to nothing, less than a fiftieth of it.)
 
     Criterion lora_product scores both by their effect on ΔW, which is comparable at any time: it may remove all of
     what has no effect.
@@ -93,13 +95,12 @@ def _what_decides(kept: Tensor, config: LotteryConfig) -> str:
 def _require_comparable(names: list[str], before: Mask, after: Mask, config: LotteryConfig) -> None:
     """The check of scope global, among tensors whose scores were compared."""
     density = _density(names, after)
-    groups = [[name] for name in names] if density >= DENSE else []
-    groups += [
-        [name for name in names if re.search(rf"\.lora_(embedding_)?{letter}\.", f".{name}")] for letter in "AB"
-    ]
+    least, groups = (LEAST_LEFT_OF_ALL, []) if density < SPARSE else (LEAST_LEFT, [[name] for name in names])
+    for half in (r"\.lora_(embedding_)?A\.", r"\.lora_(embedding_)?B\."):
+        groups.append([name for name in names if re.search(half, f".{name}")])
     for group in filter(None, groups):
         left = _density(group, after)
-        if left < LEAST_LEFT * density and left < _density(group, before):
+        if left < least * density and left < _density(group, before):
             others = f" and the other {len(group) - 1} like it" if len(group) > 1 else ""
             raise ValueError(
                 f"scope global would leave {left:.2%} of '{group[0]}'{others}, and {density:.2%} of the LoRA: by "
