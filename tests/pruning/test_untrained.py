@@ -1,4 +1,4 @@
-"""A LoRA is not pruned by how it starts: what is refused before training and after too little of it, and what is not."""
+"""A LoRA is not pruned by how it starts: what is refused before and after too little training, and what is not."""
 
 from __future__ import annotations
 
@@ -101,9 +101,7 @@ def test_too_little_training_does_not_let_scope_global_take_all_of_b(tmp_path):
     trainer.args.learning_rate = 1e-5
     trainer.train()
     assert all(weight.any() for weight in trainer.prunable_weights().values())
-    with pytest.raises(
-        ValueError, match="would leave .*lora_B.* and 50.00% of the LoRA: .* lora_product, or scope layer"
-    ):
+    with pytest.raises(ValueError, match="would leave .*lora_B.* and 50.00% of the LoRA: .*, or scope layer"):
         trainer.prune()
     assert trainer.mask.density() == 1
 
@@ -136,7 +134,8 @@ def test_a_trained_lora_is_pruned(tmp_path, lottery):
 
 
 def test_an_adapter_of_embeddings_that_met_some_tokens_is_pruned(tmp_path):
-    trainer = lora(tmp_path, modules=["embed_tokens"], pruning_rate=0.2, scope="layer")
+    names = [f"lora_embedding_{letter}.default" for letter in "AB"]
+    trainer = lora(tmp_path, modules=["embed_tokens"], target_modules=names, pruning_rate=0.2, scope="layer")
     trainer.train()
     zeros = [int((weight == 0).sum()) for name, weight in trainer.prunable_weights().items() if "embedding_A" in name]
     assert zeros and all(zeros)  # tokens of no row
@@ -176,12 +175,12 @@ def test_ties_of_half_precision_are_no_matter():
     compared(few, 0.2)  # six equal weights are too few to say
 
 
-def test_a_whole_search_of_comparable_scores_goes_on_to_one_percent():
+def test_a_whole_search_of_comparable_scores_goes_on_to_two_percent():
     scores = {}
     for index, module in enumerate(["q_proj", "v_proj", "down_proj"]):
-        scores |= pair(draw(8, 64, seed=index), draw(64, 8, seed=9 + index) * 0.6, module)
+        scores |= pair(draw(8, 64, seed=index), draw(64, 8, seed=9 + index) * 0.8, module)
     mask = Mask.ones(scores)
-    while mask.density() > 0.01:
+    while mask.density() > 0.02:
         mask = compared(scores, 0.2, "global", mask)
 
 
@@ -190,7 +189,7 @@ def test_one_module_that_learned_less_is_told_from_a_b_that_did_not_learn():
     compared(scores, 0.2, "global")
     for name in scores:
         scores[name] = scores[name] * (1e-3 if "lora_B" in name else 1.0)
-    with pytest.raises(ValueError, match=r"would leave 0\.00% of 'q_proj\.lora_B"):
+    with pytest.raises(ValueError, match=r"would leave 0\.\d\d% of 'q_proj\.lora_B.*, and 50\.00% of the LoRA"):
         compared(scores, 0.5, "global")
     with pytest.raises(ValueError, match=r"would leave 0\.00% of 'q_proj\.lora_B.* and the other 1 like it"):
         compared(scores, 0.9, "global")
