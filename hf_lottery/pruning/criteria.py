@@ -19,7 +19,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from hf_lottery.distributed.processes import mean_over_ranks
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.custom import call_custom
 from hf_lottery.pruning.gradients import grasp, snip, tempered_loss
@@ -115,9 +114,9 @@ def _scored_by_grasp(weights: Mapping[str, Tensor], context: PruningContext) -> 
     return grasp(weights, tempered_loss(context.model), context.batches(), counted_labels(context.model))
 
 
-def _scored_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -> Mapping[str, Tensor]:
+def _scored_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
     ones = one_example_of_ones(context.model, context.batches()[0])
-    return mean_over_ranks(synflow(weights, context.model, ones, context.mask, **context.amount))
+    return synflow(weights, context.model, ones, context.mask, **context.amount)
 
 
 def _scored_by_wanda(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:

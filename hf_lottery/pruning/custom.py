@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from hf_lottery.distributed.processes import mean_over_ranks, world_size
+from hf_lottery.distributed.processes import world_size
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
 
@@ -25,11 +25,11 @@ Scores = dict[str, Tensor]
 
 def call_custom(
     function: Callable[..., Scores], weights: Mapping[str, Tensor], context: PruningContext
-) -> Mapping[str, Tensor]:
+) -> dict[str, Tensor]:
     """The scores of a user's function; everything is checked except NaN.
 
     Returns:
-        name -> score on the device of its weight; with several processes their mean, a copy.
+        name -> score on the device of its weight; with several processes, a copy.
 
     Raises:
         ValueError: a score is missing, belongs to no weight, is no float tensor, or is not shaped as its weight.
@@ -45,12 +45,10 @@ def call_custom(
             raise ValueError(f"criterion {name} returned no scores for '{parameter}': return them for every weight")
         _require_float_like(weight, scores[parameter], parameter, name)
     copy = world_size() > 1  # these are averaged in place, and may be the weights themselves
-    return mean_over_ranks(
-        {
-            parameter: scores[parameter].detach().to(weight.device, copy=copy, memory_format=torch.contiguous_format)
-            for parameter, weight in weights.items()
-        }
-    )
+    return {
+        parameter: scores[parameter].detach().to(weight.device, copy=copy, memory_format=torch.contiguous_format)
+        for parameter, weight in weights.items()
+    }
 
 
 def require_no_nan(scores: Mapping[str, Tensor], mask: Mask, name: str) -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from transformers import set_seed
 
 from hf_lottery.config import LotteryConfig
+from hf_lottery.distributed.processes import mean_over_ranks
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.criteria import DATA, criterion_of
@@ -62,7 +63,8 @@ def score(context: PruningContext) -> Scores:
     criterion = criterion_of(config.criterion)
     if criterion.needs == DATA:
         with _calibration(context.model, context.seed):
-            scores = criterion.function(weights, context)
+            # the same on every rank already, where the criterion adds up over ranks
+            scores = mean_over_ranks(criterion.function(weights, context))
     else:
         scores = criterion.function(weights, context)
     if callable(config.criterion):
