@@ -85,7 +85,9 @@ def tempered_loss(model: nn.Module, temperature: float = 200.0) -> Loss:
     def loss(batch: Mapping[str, Tensor]) -> Tensor:
         logits, labels = model(**batch)["logits"].float() / temperature, batch["labels"]
         if predicts_next_token(model, labels):
-            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        if labels.dim() == 2:  # one of each position, which cross_entropy takes as examples
+            logits, labels = logits.flatten(0, 1), labels.flatten()
         return nn.functional.cross_entropy(logits, labels)
 
     return loss

@@ -43,5 +43,5 @@ def predicts_next_token(model: nn.Module, labels: Tensor) -> bool:
 
 def _examples(batch: Any) -> int:
     """The first dimension of a batch's first tensor; 1 where there is none."""
-    tensors = batch.values() if isinstance(batch, Mapping) else [batch]
+    tensors = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else [batch]
     return next((len(value) for value in tensors if isinstance(value, Tensor) and value.dim()), 1)
