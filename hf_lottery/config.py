@@ -73,7 +73,10 @@ class LotteryConfig:
     )
     pattern: str = field(
         default="weight",
-        metadata={"help": "The unit of pruning: weight, n:m (such as 2:4), neuron, head, or rank (of a LoRA)."},
+        metadata={
+            "help": "The unit of pruning: weight, n:m (such as 2:4), neuron (of a gated MLP: its rows of gate and up "
+            "with its column of down), head, or rank (of a LoRA)."
+        },
     )
     prune_embeddings: str | None = field(
         default=None,

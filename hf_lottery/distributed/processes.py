@@ -6,7 +6,7 @@ Every function also works in a single process, where it costs nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,6 +128,13 @@ def mean_over_ranks(scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             dist.all_reduce(scores[name])
             scores[name].div_(world_size())
     return scores
+
+
+def sum_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over all ranks, in place. All ranks give tensors of the same shapes, in order."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
 
 
 def full(tensor: Tensor) -> Tensor:

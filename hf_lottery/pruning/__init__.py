@@ -3,9 +3,10 @@
 targets     before training: which weights may be pruned, and the pruning rate of each
 context     `PruningContext`: what a pruning may use. The trainer builds it
 step        `next_mask`: the criterion scores the weights, the pattern removes the lowest scores
-criteria    `CRITERIA`: name -> function and what it needs; wanda, synflow and lora hold the longer functions,
-            custom calls a function of the user
-patterns    `PATTERNS`: name -> function; groups (n:m and neurons), heads, lora (ranks) and embeddings (rows) hold
-            the functions for whole groups
+criteria    `CRITERIA`: name -> function and what it needs; gradients (snip, grasp), wanda, synflow and lora hold the
+            longer functions, custom calls a function of the user; unpadded and labels say what of a batch counts
+patterns    `PATTERNS`: name -> function; groups (n:m and neurons), gated (neurons of gated MLPs), heads, lora (ranks)
+            and embeddings (rows) hold the functions for whole groups
+untrained   refuses a mask of a LoRA that its start would decide
 selection/  removes exactly the number of lowest scores that rate and scope ask for
 """

@@ -25,8 +25,8 @@ class PruningContext:
         weights: parameter name -> live parameter, for the names of `mask`.
         rates: parameter name -> its own rate, where it is not `config.pruning_rate`.
         initial: returns θ_k, parameter name -> tensor; raises RuntimeError before step k of the first training.
-        batches: returns the calibration batches of this process, a list, already on the device. Raises ValueError
-            where there is no training data.
+        batches: returns the calibration batches of this process, a list, already on the device; of a network with
+            batch norm, those of all processes. Raises ValueError where there is no training data.
         loss: batch -> the training's own loss of it, a scalar that backward can start from.
         seed: for random draws; different in every round, the same in a search that is resumed.
     """

@@ -6,30 +6,26 @@ A new criterion is one function here (or in a file of its own) with a line in `C
     weights    name -> parameter, those that are scored.
     initial    name -> the same parameter's value at the rewind point, θ_k.
     generator  a seeded CPU generator.
-    loss       batch -> the batch's mean loss, a scalar that backward can start from.
-    batches    what `loss` is called with, one after another.
 
 Scores have the parameter's shape and are on its device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.custom import call_custom
+from hf_lottery.pruning.gradients import grasp, snip, tempered_loss
+from hf_lottery.pruning.labels import counted_labels
 from hf_lottery.pruning.lora import lora_product, require_lora
 from hf_lottery.pruning.synflow import one_example_of_ones, require_inputs_embeds, synflow
 from hf_lottery.pruning.wanda import input_norms, require_layers, wanda
-
-Loss = Callable[[Any], Tensor]
 
 # what a criterion needs besides the weights
 INITIAL = "initial"  # θ_k, of `context.initial()`
@@ -101,66 +97,6 @@ def movement(weights: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> di
     return {name: (weight.detach() - _initial_value(weight, initial, name)).abs() for name, weight in weights.items()}
 
 
-def snip(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """|∂L/∂m| = |θ ⊙ ∂L/∂θ| at m = 1: how much the loss changes if a weight is removed.
-
-    The loss is summed over batches; its authors take about 10 examples of every class. A weight that the loss does not
-    depend on scores 0.
-
-    Raises:
-        ValueError: there is no batch.
-
-    Source: Lee, Ajanthan & Torr 2019 (arXiv 1810.02340), equation 5, but not normalised: the order is the same.
-    """
-    gradients = _gradients(weights, loss, batches)
-    return {name: (weight.detach() * gradients[name]).abs() for name, weight in weights.items()}
-
-
-def grasp(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """θ ⊙ Hg, with the loss's gradient g and Hessian H: how much a weight adds to the flow of gradients.
-
-    Args:
-        loss: of logits that are divided by a temperature, as `tempered_loss` makes it.
-        batches: read twice; g is summed over all of them.
-
-    Raises:
-        ValueError: there is no batch.
-
-    Source: Wang, Zhang & Grosse 2020 (arXiv 2002.07376), Algorithm 2: weights with the largest −θ ⊙ Hg are pruned.
-    """
-    batches = list(batches)
-    stopped = _gradients(weights, loss, batches)
-    scores = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in weights.items()}
-    parameters = list(weights.values())
-    with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel that can be differentiated twice
-        for batch in batches:
-            gradients = torch.autograd.grad(
-                loss(batch), parameters, create_graph=True, allow_unused=True, materialize_grads=True
-            )
-            flow = sum((g * stopped[name]).sum() for name, g in zip(weights, gradients, strict=True))
-            hessian_times_g = torch.autograd.grad(flow, parameters, allow_unused=True, materialize_grads=True)
-            for (name, weight), h in zip(weights.items(), hessian_times_g, strict=True):
-                scores[name] += weight.detach() * h
-    return scores
-
-
-def tempered_loss(model: nn.Module, temperature: float = 200.0) -> Loss:
-    """The mean cross entropy of logits / temperature, as `grasp` uses it.
-
-    Args:
-        model: takes a batch by keywords and returns `logits`.
-        temperature: T of Wang, Zhang & Grosse 2020.
-    """
-
-    def loss(batch: Mapping[str, Tensor]) -> Tensor:
-        logits, labels = model(**batch)["logits"].float() / temperature, batch["labels"]
-        if labels.dim() > 1:  # a language model's, which predict the next token
-            logits, labels = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        return nn.functional.cross_entropy(logits, labels)
-
-    return loss
-
-
 def _scored_by_random(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
     return random(weights, torch.Generator().manual_seed(context.seed))
 
@@ -168,6 +104,14 @@ def _scored_by_random(weights: Mapping[str, Tensor], context: PruningContext) ->
 def _scored_by_large_init(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
     initial = context.initial()
     return large_init({name: initial[name] for name in weights})
+
+
+def _scored_by_snip(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
+    return snip(weights, context.loss, context.batches(), counted_labels(context.model))
+
+
+def _scored_by_grasp(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
+    return grasp(weights, tempered_loss(context.model), context.batches(), counted_labels(context.model))
 
 
 def _scored_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
@@ -186,8 +130,8 @@ CRITERIA: dict[str, Criterion] = {
     "large_init": Criterion(_scored_by_large_init, INITIAL),
     "magnitude_increase": Criterion(lambda weights, context: magnitude_increase(weights, context.initial()), INITIAL),
     "movement": Criterion(lambda weights, context: movement(weights, context.initial()), INITIAL),
-    "snip": Criterion(lambda weights, context: snip(weights, context.loss, context.batches()), DATA),
-    "grasp": Criterion(lambda weights, context: grasp(weights, tempered_loss(context.model), context.batches()), DATA),
+    "snip": Criterion(_scored_by_snip, DATA),
+    "grasp": Criterion(_scored_by_grasp, DATA),
     "synflow": Criterion(_scored_by_synflow, DATA, check=require_inputs_embeds),
     "wanda": Criterion(_scored_by_wanda, DATA, check=require_layers),
     "lora_product": Criterion(
@@ -208,14 +152,3 @@ def _initial_value(weight: Tensor, initial: Mapping[str, Tensor], name: str) -> 
     if name not in initial:
         raise ValueError(f"the rewind point holds no '{name}'; capture it from the model whose weights are scored")
     return initial[name].detach().to(weight.device, weight.dtype)
-
-
-def _gradients(weights: Mapping[str, Tensor], loss: Loss, batches: Iterable[Any]) -> dict[str, Tensor]:
-    """name -> ∂L/∂θ, summed over batches; zeros where the loss does not depend on the weight."""
-    total = None
-    for batch in batches:
-        gradients = torch.autograd.grad(loss(batch), list(weights.values()), allow_unused=True, materialize_grads=True)
-        total = gradients if total is None else [old + new for old, new in zip(total, gradients, strict=True)]
-    if total is None:
-        raise ValueError("this criterion scores weights by a loss, and there is no batch to compute it on")
-    return dict(zip(weights, total, strict=True))

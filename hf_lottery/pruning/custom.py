@@ -6,6 +6,7 @@
 
 It returns one score per weight; the lowest are pruned. It runs under a fixed seed and without dropout, so that
 `context.batches()` and `context.loss(batch)` give the same in a search that is resumed. Tickets record its name.
+With several processes each calls it with its own batches, and the scores are the mean over the processes.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Groups of weights that are pruned together: N of every M consecutive weights, and whole neurons.
 
+A neuron is the weights into it, and in a gated MLP also those out of it: see `gated`.
+
 A group's score is the mean of its weights' scores, and groups are pruned as weights are: exactly
 n = round(rate · alive groups), by the same scopes.
 """
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.gated import GatedMLP, living_neurons, mlp_sums, require_whole
 from hf_lottery.pruning.selection.select import prune
 
 Key = Callable[[Tensor], Tensor] | None
@@ -64,7 +67,7 @@ def neuron_scores(scores: Mapping[str, Tensor], alive: Mask, key: Key = None) ->
     Returns:
         name -> (out,); pruned weights count as 0.
     """
-    return {name: _mean(comparable(scores[name], key, mask, name), mask) for name, mask in alive.items()}
+    return {name: _neuron_mean(comparable(scores[name], key, mask, name), name) for name, mask in alive.items()}
 
 
 def prune_neurons(
@@ -74,20 +77,42 @@ def prune_neurons(
     rates: Mapping[str, float] | None = None,
     scope: str = "layer",
     key: Key = None,
+    mlps: Mapping[str, GatedMLP] | None = None,
 ) -> Mask:
     """One pruning of whole neurons: rows of linear layers, filters of convolutions.
 
     A neuron is alive while any weight into it is. The neurons of a classifier are its classes: give it rate 0.
 
+    A neuron of a gated MLP is its row of gate, its row of up and its column of down, which are pruned together; it is
+    alive while it has weights in all three, and its score is their mean. The rows of down are no neurons. In all else,
+    weights out of a neuron stay.
+
     Args:
         scores, alive, rate, rates, scope, key: as for `prune`, with neurons in place of weights.
+        mlps: the gated MLPs, as `gated_mlps(model)` finds them; those of which `alive` has no weight are passed over.
 
     Raises:
-        ValueError: as `prune`.
+        ValueError: as `prune`; only a part of a gated MLP is in `alive`, or its parts have different rates; the scores
+            of a neuron have no mean.
     """
-    living = Mask({name: mask.flatten(1).any(1) for name, mask in alive.items()})
-    kept = prune(neuron_scores(scores, alive, key), living, rate, rates, scope)
-    return Mask({name: mask & kept[name].view(-1, *[1] * (mask.dim() - 1)) for name, mask in alive.items()})
+    rates = dict(rates or {})
+    require_whole(mlps or {}, alive, rate, rates)
+    gated = {mlp.inner[0]: mlp for mlp in (mlps or {}).values() if mlp.down in alive}
+    in_mlps = {name for mlp in gated.values() for name in mlp.names}
+    plain = Mask({name: mask for name, mask in alive.items() if name not in in_mlps})
+    living = {name: mask.flatten(1).any(1) for name, mask in plain.items()}
+    of_neurons = neuron_scores(scores, plain, key)
+    for first, mlp in gated.items():
+        living[first] = living_neurons(alive, mlp)
+        own = {name: comparable(scores[name], key, alive[name], name) for name in mlp.names}
+        of_neurons[first] = group_mean(*mlp_sums(own, mlp), first)
+    own_rates = {name: value for name, value in rates.items() if name in living or name not in alive}
+    kept = prune(of_neurons, Mask(living), rate, own_rates, scope)
+    result = {name: mask & kept[name].view(-1, *[1] * (mask.dim() - 1)) for name, mask in plain.items()}
+    for first, mlp in gated.items():
+        for name in mlp.names:
+            result[name] = alive[name] & mlp.expand(kept[first].to(alive[name].device), name, alive[name].shape)
+    return Mask({name: result[name] for name in alive})
 
 
 def comparable(scores: Tensor, key: Key, alive: Tensor, name: str) -> Tensor:
@@ -106,5 +131,21 @@ def comparable(scores: Tensor, key: Key, alive: Tensor, name: str) -> Tensor:
     return scores.masked_fill(~alive, 0)
 
 
-def _mean(scores: Tensor, alive: Tensor) -> Tensor:
-    return (scores * alive).flatten(1).mean(1)
+def _neuron_mean(scores: Tensor, name: str) -> Tensor:
+    rows = scores.flatten(1)
+    return group_mean(rows.sum(1), rows.shape[1], name)
+
+
+def group_mean(total: Tensor, size: int, name: str, what: str = "neuron") -> Tensor:
+    """(groups,): sums of scores over the number of weights of each group.
+
+    Raises:
+        ValueError: a group has scores of +inf and of −inf, which have no mean.
+    """
+    if total.isnan().any():
+        group = int(total.isnan().nonzero()[0])
+        raise ValueError(
+            f"{what} {group} of '{name}' has scores of inf and of -inf, which have no mean: look for weights or "
+            "gradients that are not finite, or let the criterion return finite scores"
+        )
+    return total / size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.groups import Key, comparable
+from hf_lottery.pruning.groups import Key, comparable, group_mean
 from hf_lottery.pruning.selection.select import prune
 
 # how transformers' models name their query, key, value and output projections
@@ -99,11 +99,11 @@ def head_scores(
     result = {}
     for layer, layer_heads in heads.items():
         views = {
-            name: layer_heads.view(comparable(scores[name], key, alive[name], name) * alive[name], name)
+            name: layer_heads.view(comparable(scores[name], key, alive[name], name), name)
             for name in layer_heads.names
         }
         total = sum(view.sum(1) for view in views.values())
-        result[layer] = total / sum(view.shape[1] for view in views.values())
+        result[layer] = group_mean(total, sum(view.shape[1] for view in views.values()), layer, "head")
     return result
 
 

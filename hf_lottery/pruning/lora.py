@@ -125,30 +125,6 @@ def prune_ranks(
     return Mask({name: result[name] for name in alive})
 
 
-def require_nonzero_b(weights: Mapping[str, Tensor]) -> None:
-    """Raise a ValueError if all of a LoRA's B is zero, so that global magnitude pruning would prune all of it.
-
-    Before training all magnitudes in B are 0. With scope layer, `prune` removes exactly its share of them; with scope
-    global, it would remove all of B before any other weight.
-    """
-    for name, weight in weights.items():
-        if ".lora_B." in f".{name}." and not weight.any():
-            raise ValueError(
-                f"'{name}' is all zeros, as before training, and scope global would prune all of it: use "
-                "criterion lora_product, pattern rank or scope layer, or train first"
-            )
-
-
-def require_nonzero_scores(scores: Mapping[str, Tensor], criterion: str, scope: str) -> None:
-    """The same check for a criterion's scores; while B is zero, those of A can be all zero too."""
-    for name, score in scores.items():
-        if ".lora_" in name and not score.any():
-            raise ValueError(
-                f"criterion {criterion} gives every weight of '{name}' the score 0, so that scope {scope} would prune "
-                "all of it: train first, or use criterion lora_product, or scope layer"
-            )
-
-
 def live_ranks(a: Tensor, b: Tensor) -> Tensor:
     """Which ranks can still change the output: bool [r], from the masks of A [r, in, …] and B [out, r, …].
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hf_lottery.config import LotteryConfig, n_of_m
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
+from hf_lottery.pruning.gated import gated_mlps, require_whole
 from hf_lottery.pruning.groups import Key, prune_n_of_m, prune_neurons, require_divides
 from hf_lottery.pruning.heads import attention_heads, prune_heads, require_projections
 from hf_lottery.pruning.lora import prune_ranks, require_lora
@@ -48,7 +49,11 @@ def _prune_weights(context: PruningContext, scores: Weights, key: Key) -> Mask:
 
 
 def _prune_neurons(context: PruningContext, scores: Weights, key: Key) -> Mask:
-    return prune_neurons(scores, context.mask, key=key, **context.amount)
+    return prune_neurons(scores, context.mask, key=key, mlps=gated_mlps(context.model), **context.amount)
+
+
+def _check_neurons(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
+    require_whole(gated_mlps(model), weights, config.pruning_rate, rates)
 
 
 def _prune_heads(context: PruningContext, scores: Weights, key: Key) -> Mask:
@@ -90,7 +95,7 @@ def _check_n_of_m(model: nn.Module, config: LotteryConfig, weights: Weights, rat
 
 PATTERNS: dict[str, Pattern] = {
     "weight": Pattern(_prune_weights),
-    "neuron": Pattern(_prune_neurons),
+    "neuron": Pattern(_prune_neurons, _check_neurons),
     "head": Pattern(_prune_heads, _check_heads),
     "rank": Pattern(_prune_ranks, _check_ranks, uses_criterion=False),
     "n:m": Pattern(_prune_n_of_m, _check_n_of_m),

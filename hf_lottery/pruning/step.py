@@ -17,8 +17,8 @@ from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.criteria import DATA, criterion_of
 from hf_lottery.pruning.custom import require_no_nan
 from hf_lottery.pruning.embeddings import prune_rows, token_embeddings
-from hf_lottery.pruning.lora import require_nonzero_b, require_nonzero_scores
 from hf_lottery.pruning.patterns import pattern_of
+from hf_lottery.pruning.untrained import require_trained_lora
 from hf_lottery.random_state import random_state_kept
 
 Scores = tuple[Mapping[str, Tensor], Callable[[Tensor], Tensor] | None]
@@ -28,8 +28,8 @@ def next_mask(context: PruningContext) -> Mask:
     """The mask after one pruning, as `context.config` says.
 
     Raises:
-        ValueError: the network lacks what criterion or pattern needs, or FSDP2 has sharded weights that they need
-            whole.
+        ValueError: the network lacks what criterion or pattern needs, FSDP2 has sharded weights that they need whole,
+            or a LoRA is not trained enough for its scores to decide what is pruned.
         RuntimeError: the criterion needs θ_k, and training has not reached step k.
     """
     _require_whole_weights(context)
@@ -38,7 +38,9 @@ def next_mask(context: PruningContext) -> Mask:
         return pattern.prune(context, context.weights, None)
     scores, key = score(context)
     if context.config.prune_embeddings is None:
-        return pattern.prune(context, scores, key)
+        mask = pattern.prune(context, scores, key)
+        require_trained_lora(scores, key, context.mask, mask, context.config, context.rates)
+        return mask
     table = token_embeddings(context.model)
     rows = prune_rows(scores, context.mask, context.config.pruning_rate, table, context.rates, key)
     rest = context.without(table)
@@ -55,22 +57,18 @@ def score(context: PruningContext) -> Scores:
         and `torch.abs`, so that no copy of a large model is made.
 
     Raises:
-        ValueError: the criterion cannot score the network, a user's function returns wrong scores, or all scores of a
-            LoRA's A or B are 0 and the scope would prune all of it.
+        ValueError: the criterion cannot score the network, or a user's function returns wrong scores.
     """
     config, weights = context.config, context.weights
     criterion = criterion_of(config.criterion)
     if criterion.needs == DATA:
         with _calibration(context.model, context.seed):
+            # the same on every rank already, where the criterion adds up over ranks
             scores = mean_over_ranks(criterion.function(weights, context))
     else:
         scores = criterion.function(weights, context)
     if callable(config.criterion):
         require_no_nan(scores, context.mask, config.criterion_name)
-    if config.scope == "global" and criterion.key is not None:
-        require_nonzero_b(weights)
-    if config.scope != "layer" and criterion.key is None:
-        require_nonzero_scores(scores, config.criterion_name, config.scope)
     return scores, criterion.key
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
+from hf_lottery.distributed.processes import gathered
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection.select import prune
 
@@ -93,16 +94,32 @@ def synflow(
 
 
 def one_example_of_ones(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """SynFlow's input: ones, shaped as one example of `batch`; for tokens, ones in place of their embeddings."""
+    """SynFlow's input: ones, shaped as one example of `batch`; for tokens, ones in place of their embeddings.
+
+    It is as long as the first example of the first process without its padding, so that every process scores alike.
+    """
+    length, inputs = None, {name: value for name, value in batch.items() if name != "labels"}
+    mask = inputs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        length = int((mask[0] != 0).sum()) or mask.shape[1]
     if "input_ids" in batch:
+        tokens = batch["input_ids"]
         width = model.get_input_embeddings().weight.shape[1]
-        length = batch["input_ids"].shape[1]
-        return {"inputs_embeds": torch.ones(1, length, width, device=batch["input_ids"].device)}
-    return {
-        name: torch.ones_like(value[:1])
-        for name, value in batch.items()
-        if name != "labels" and torch.is_tensor(value) and value.is_floating_point()
-    }
+        shapes, device = {"inputs_embeds": (1, length or tokens.shape[1], width)}, tokens.device
+    else:
+        floats = {
+            name: value for name, value in inputs.items() if torch.is_tensor(value) and value.is_floating_point()
+        }
+        shapes = {name: _one_example(value.shape, mask, length) for name, value in floats.items()}
+        device = next(iter(floats.values())).device
+    return {name: torch.ones(shape, device=device) for name, shape in gathered(shapes)[0].items()}
+
+
+def _one_example(shape: torch.Size, mask: Tensor | None, length: int | None) -> tuple[int, ...]:
+    """The shape of one example, `length` long if it has the mask's positions."""
+    if length is not None and shape[:2] == mask.shape:
+        return 1, length, *shape[2:]
+    return 1, *shape[1:]
 
 
 def require_inputs_embeds(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -1,12 +1,16 @@
-"""Wanda: a weight's magnitude times the norm of its input activations."""
+"""Wanda: a weight's magnitude times the norm of its input activations, over real tokens alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hf_lottery.distributed.processes import sum_over_ranks
+from hf_lottery.pruning.unpadded import unpadded
 
 
 def wanda(weights: Mapping[str, Tensor], input_norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -29,40 +33,61 @@ def input_norms(
 ) -> dict[str, Tensor]:
     """‖X_j‖₂ of every input feature (or input channel) of some layers, over all examples and positions.
 
+    Padding is left out: every example is run without it, see `unpadded`. With several processes the squares are added
+    up over all of them, which call this together, so that each has the norms of all examples. (If each has run all
+    examples, as `calibration_batches` lets networks with batch norm do, all norms are √processes as large.)
+
     Args:
         model: holds the layers.
         names: of weights of `nn.Linear` and of convolutions without groups.
         run: sends a batch through the model.
-        batches: what `run` is called with.
+        batches: what `run` is called with, those of this process.
 
     Returns:
         name -> float32 (in,).
 
     Raises:
-        ValueError: a weight belongs to another kind of layer, or no activations reached its layer.
+        ValueError: a weight belongs to another kind of layer, no activations reached its layer, or there is padding in
+            the inputs of a network with batch norm, or in inputs of which the mask does not say where it is.
     """
-    names = list(names)
-    squares, hooks = {}, []
+    squares, reached, hooks = {}, {}, []
     for name in names:
         module = model.get_submodule(name.rpartition(".")[0])
         feature = feature_dimension(module, name)
+        squares[name] = torch.zeros(module.weight.shape[1], device=module.weight.device)
+        reached[name] = torch.zeros(1, device=module.weight.device)
 
         def add(_, inputs, name=name, feature=feature):
             rows = inputs[0].detach().movedim(feature, -1).flatten(0, -2).float()
-            squares[name] = squares.get(name, 0) + rows.square().sum(0)
+            squares[name] += rows.square().sum(0).to(squares[name].device)
+            reached[name] += 1
 
         hooks.append(module.register_forward_pre_hook(add))
     try:
         with torch.no_grad():
             for batch in batches:
-                run(batch)
+                for part in _without_padding(model, batch):
+                    run(part)
     finally:
         for hook in hooks:
             hook.remove()
-    for name in names:
-        if name not in squares:
+    sum_over_ranks([*reached.values(), *squares.values()])
+    for name in squares:
+        if not reached[name]:
             raise ValueError(f"no activations reached the layer of '{name}': give at least one batch that runs it")
     return {name: total.sqrt() for name, total in squares.items()}
+
+
+def _without_padding(model: nn.Module, batch: Any) -> Iterator[Any]:
+    # a config has the field if its network can have a decoder
+    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    for part in unpadded(batch, encoder_decoder):
+        if part is not batch and any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
+            raise ValueError(
+                f"criterion wanda runs each example without its padding, and a {type(model).__name__} normalises over "
+                "the batch, so that an example alone is another one: use batches without padding, or another criterion"
+            )
+        yield part
 
 
 def require_layers(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

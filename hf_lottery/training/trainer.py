@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from hf_lottery.pruning.targets import match_rates, prunable
 from hf_lottery.redaction import UnsavedToken
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
+from hf_lottery.training.calibration import calibration_batches
 from hf_lottery.training.checkpointing import CheckpointMixin
 from hf_lottery.training.checkpoints import Checkpoints
 from hf_lottery.training.deepspeed import DeepSpeedTraining
@@ -168,16 +168,6 @@ class LotteryMixin(CheckpointMixin):
 
     def pruning_context(self) -> PruningContext:
         """What the next pruning may use: model, weights, θ_k, calibration batches and loss."""
-
-        def batches() -> list:
-            if self.train_dataset is None:
-                raise ValueError(
-                    f"criterion {self.lottery_config.criterion_name} looks at data, and the trainer has no "
-                    "train_dataset: give it one, or use criterion magnitude"
-                )
-            drawn = list(islice(self.get_train_dataloader(), CALIBRATION_BATCHES))
-            return [self._prepare_inputs(batch) for batch in drawn]
-
         return PruningContext(
             model=self.model,
             config=self.lottery_config,
@@ -185,7 +175,7 @@ class LotteryMixin(CheckpointMixin):
             weights=self.prunable_weights(),
             rates=dict(self._rates),
             initial=lambda: self.rewind_point.tensors,
-            batches=batches,
+            batches=lambda: calibration_batches(self, CALIBRATION_BATCHES, self.lottery_config.criterion_name),
             loss=lambda batch: self.compute_loss(self.model, dict(batch)),
             seed=(self.args.seed * 1000 + self.current_round) % 2**32,  # numpy takes 32 bits
         )

@@ -85,6 +85,15 @@ def test_neurons_go_whole_and_the_weakest_first():
     assert again["fc"].any(1).sum() == 7 - round(0.5 * 7) and (again & kept) == again
 
 
+def test_scores_of_inf_and_minus_inf_have_no_mean():
+    weight = {"w": torch.ones(3, 4)}
+    weight["w"][1, :2] = torch.tensor([torch.inf, -torch.inf])
+    with pytest.raises(ValueError, match="neuron 1 of 'w' has scores of inf and of -inf, which have no mean"):
+        prune_neurons(weight, Mask.ones(weight), 0.5)
+    weight["w"][1, 1] = 1.0
+    assert prune_neurons(weight, Mask.ones(weight), 0.7)["w"].any(1).tolist() == [False, True, False]
+
+
 def test_neurons_over_all_layers_and_with_rates():
     weights = {"small": torch.full((4, 5), 0.1), "large": torch.ones(4, 9), "classifier": torch.zeros(3, 5)}
     kept = prune_neurons(weights, Mask.ones(weights), 0.5, rates={"classifier": 0.0}, scope="global", key=torch.abs)
@@ -130,6 +139,15 @@ def test_heads_are_found_in_models_of_transformers(make):
     assert len(heads) == 2 and all(those.count == 4 for those in heads.values())
     parameters = dict(model.named_parameters())
     assert all(parameters[name].shape == (16, 16) for those in heads.values() for name in those.names)
+
+
+def test_scores_of_a_head_of_inf_and_minus_inf_have_no_mean():
+    model = llama(2)
+    weights = {n: p.detach().clone() for n, p in model.named_parameters() if "proj" in n}
+    weights["layers.1.self_attn.q_proj.weight"][-1, 0] = torch.inf
+    weights["layers.1.self_attn.o_proj.weight"][0, -1] = -torch.inf
+    with pytest.raises(ValueError, match="head 1 of 'layers.1.self_attn' has scores of inf and of -inf"):
+        prune_heads(weights, Mask.ones(weights), 0.5, attention_heads(model))
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
