@@ -181,13 +181,9 @@ def run(
         raise ValueError("--pilot is for --plan: add --plan, or leave it out")
     if plan:
         from hf_lottery.redaction import redacted
-        from hf_lottery.runner.pilot import replicates_line
         from hf_lottery.runner.plan import make_plan
 
-        decided_by = replicates_line(loaded, pilot)  # first: it is quick, and may refuse
-        print(redacted(str(make_plan(loaded))))
-        if decided_by is not None:
-            print(redacted(f"decided   by {decided_by}"))
+        print(redacted(str(make_plan(loaded, pilot))))
     elif launcher is not None:
         from hf_lottery.runner.launch import relaunch
 

@@ -9,7 +9,7 @@ import math
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.build import build_trainer, load_data, make_experiment
 from hf_lottery.runner.memory import GIB, Size, memory_of_this_machine, network_size
+from hf_lottery.runner.pilot import replicates_line
 from hf_lottery.runner.speed import Speed, estimate_speed
 from hf_lottery.task_records import TASKS
 from hf_lottery.tasks.instruction_rows import load_rows
@@ -43,6 +44,7 @@ class Plan:
         free_bytes: on the disk of the output folder.
         source: how the seconds were found.
         memory: for a language model, its counts and the bytes that training it takes.
+        decided: how many replicates decide which difference, where finished networks have shown their noise.
     """
 
     networks: int
@@ -55,6 +57,7 @@ class Plan:
     free_bytes: int
     source: str = "by a calibration just now"
     memory: str | None = None
+    decided: str | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -87,12 +90,23 @@ class Plan:
                 f"time      {time}, {self.source}",
                 f"disk      {self.bytes / 2**20:,.1f} MiB needed, {self.free_bytes / 2**20:,.0f} MiB free",
                 *([f"memory    {self.memory}"] if self.memory else []),
+                *([f"decided   by {self.decided}"] if self.decided else []),
             ]
         )
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Count what is left, and time a step of the dense network; if it cannot be trained here, estimate the time."""
+def make_plan(recipe: Recipe, pilot: Path | None = None) -> Plan:
+    """Count what is left, and time a step of the dense network; if it cannot be trained here, estimate the time.
+
+    Args:
+        recipe: what is planned.
+        pilot: an output folder for `replicates_line`; None: the recipe's own.
+    """
+    decided = replicates_line(recipe, pilot)  # first: it is quick, and may refuse
+    return replace(_plan(recipe), decided=decided)
+
+
+def _plan(recipe: Recipe) -> Plan:
     if not TASKS[recipe.data.task].language_model:
         return _calibrated(recipe, None)
     size = network_size(recipe)
