@@ -76,8 +76,6 @@ def unfit_setting(
         f"{', '.join(OPTIMIZERS)}: use one of these",
         ("training", "fp16"): bool(training.get("fp16"))
         and f"fp16 is true, and the control {control} takes gradients that are not scaled: use bf16",
-        ("training", "deepspeed"): bool(training.get("deepspeed"))
-        and f"deepspeed is set, and {whole_weights(control)}",
         ("training", "fsdp"): bool(training.get("fsdp")) and f"fsdp is set, and {whole_weights(control)}",
         ("training", "max_steps"): 0 < max_steps < SHORTEST_TRAINING
         and f"max_steps is {max_steps}, and the control {control} {needs_steps()}: train for more",

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import TrainerCallback
 
@@ -68,7 +69,9 @@ def dynamic(folder, rule, stop_at=None, model=None, seed=3, **settings):
     trainer = make_trainer(folder, model=model, lottery_config=LotteryConfig(), callbacks=[watch], **settings)
     watch.trainer = trainer
     generator = torch.Generator().manual_seed(5)
-    trainer.mask = Mask({name: torch.rand(kept.shape, generator=generator) < 0.4 for name, kept in trainer.mask.items()})
+    trainer.mask = Mask(
+        {name: torch.rand(kept.shape, generator=generator) < 0.4 for name, kept in trainer.mask.items()}
+    )
     DynamicSparsity(trainer, rule, seed)
     return trainer, watch
 
@@ -139,7 +142,9 @@ def oracle(trainer, watch, start, mask, rule, settings):
         if changes:
             share = 0.3 / 2 * (1 + math.cos(step * math.pi / end))
             for name, kept in mask.items():
-                new = watch.masks[step - 1][name] if rule == "set" else rigl(parameters[name], dense[name], kept, share)
+                new = (
+                    watch.masks[step - 1][name] if rule == "set" else rigl(parameters[name], dense[name], kept, share)
+                )
                 parameters[name].data[~new] = 0
                 rules[name].forget(~(kept & new))
                 mask = {**mask, name: new}
@@ -246,6 +251,21 @@ def test_a_training_that_diverges_is_said_to_and_not_an_error(tmp_path):
     with trainer.watch.stopping():
         trainer.train()
     assert trainer.watch.diverged is not None
+
+
+@pytest.mark.parametrize("rule", ["rigl", "set"])
+def test_of_an_adapter_and_in_bf16(tmp_path, rule):
+    torch.manual_seed(0)
+    model = get_peft_model(Plain(), LoraConfig(r=4, target_modules=["first"]))
+    settings = {"bf16": True, "remove_unused_columns": False, "label_names": ["labels"]}
+    trainer, watch = dynamic(tmp_path, rule, model=model, **settings)
+    first, counts = trainer.mask, trainer.mask.counts()
+    trainer.train()
+    assert len(first) == 2 and all(".lora_" in name for name in first)
+    assert trainer.mask.counts() == counts
+    for name, kept in trainer.mask.items():
+        assert not torch.equal(kept, first[name])
+        assert all(not value[name][~mask[name]].any() for value, mask in zip(watch.weights, watch.masks, strict=True))
 
 
 @pytest.mark.parametrize(
