@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
+from transformers.training_args import OptimizerNames
 
 from hf_lottery.distributed.processes import named_parameters
 from hf_lottery.mask import Mask
@@ -182,7 +183,7 @@ def _refuse(trainer: Trainer, rule: str) -> None:
         raise ValueError(f"FSDP or DeepSpeed was asked for, and {whole_weights(rule)}")
     given = {"max_steps": args.max_steps, "fp16": args.fp16}
     if optimizer is None:
-        given["optim"] = str(getattr(args.optim, "value", args.optim))
+        given["optim"] = OptimizerNames(args.optim).value
     elif not isinstance(inner_optimizer(optimizer), torch.optim.Adam | torch.optim.AdamW | torch.optim.SGD):
         given["optim"] = type(inner_optimizer(optimizer)).__name__
     _, sentence = unfit_setting(rule, trainer.lottery_config, given)

@@ -1,5 +1,4 @@
-"""Dynamic sparsity against an oracle: RigL and SET written again as a plain loop, with an Adam that counts each weight's
-own steps."""
+"""Dynamic sparsity against an oracle: RigL and SET again as a plain loop, with an Adam that counts every weight."""
 
 from __future__ import annotations
 
@@ -204,7 +203,7 @@ def test_the_first_steps_of_a_regrown_weight_are_at_most_a_learning_rate(tmp_pat
     ]
     first = torch.cat(first)
     assert len(first) > 100
-    assert 0.9e-3 < first.median() and first.max() <= 1.0001e-3  # torch's own count would make it 3e-3
+    assert first.median() > 0.9e-3 and first.max() <= 1.0001e-3  # torch's own count would make it 3e-3
 
 
 def test_set_draws_other_places_under_another_seed(tmp_path):
@@ -218,7 +217,7 @@ def test_set_draws_other_places_under_another_seed(tmp_path):
 
 @pytest.mark.parametrize("rule", ["rigl", "set"])
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused", "sgd"])
-@pytest.mark.parametrize("stop_at", [11, 12, 34])
+@pytest.mark.parametrize("stop_at", [11, 21, 34])
 def test_a_training_that_was_broken_off_ends_with_the_same_bits(tmp_path, rule, optim, stop_at):
     saved = {"save_strategy": "steps", "save_steps": 5, "optim": optim}
     expected, _ = dynamic(tmp_path / "a", rule, **saved)
@@ -241,7 +240,7 @@ def test_the_best_weights_come_back_with_the_mask_that_they_had(tmp_path):
     step = trainer.state.best_global_step
     assert step < 56
     assert same(dict(trainer.mask), watch.masks[step - 1]) and not same(dict(trainer.mask), watch.masks[-1])
-    for name, kept in trainer.mask.items():
+    for name in trainer.mask:
         assert torch.equal(trainer.model.get_parameter(name), watch.weights[step - 1][name])
 
 
@@ -276,7 +275,7 @@ def test_the_schedule(steps, interval, last):
     changes = [step for step in range(1, steps + 1) if schedule.changes_at(step)]
     assert (schedule.interval, changes[0], changes[-1]) == (interval, interval, last)
     shares = [schedule.share(step) for step in changes]
-    assert 0.3 > shares[0] and shares == sorted(shares, reverse=True) and shares[-1] > 0
+    assert shares[0] < 0.3 and shares == sorted(shares, reverse=True) and shares[-1] > 0
 
 
 @pytest.mark.parametrize(
