@@ -45,6 +45,8 @@ CONTROLS = (
     "one_shot",
     "shuffled_weights",
     "signed_reinit",
+    "set",
+    "rigl",
 )
 
 

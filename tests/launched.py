@@ -29,6 +29,7 @@ from hf_lottery.models.lenet import LeNetConfig, LeNetForImageClassification
 from hf_lottery.runner.launch import require_same_data, require_same_recipe
 from hf_lottery.tasks import TaskData
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.dynamic_sparsity import DynamicSparsity
 from hf_lottery.training.search import Search
 
 GLOBAL_BATCH = 16
@@ -339,6 +340,30 @@ def task_data(copies: int = 1) -> TaskData:
     return TaskData(rows * copies, rows, rows, collate, compute_metrics=None)
 
 
+def dynamic(setup: str, folder: Path, rule: str) -> dict | str:
+    """A training in which RigL or SET changes the mask after every second step; or why it is refused."""
+    # Adam's first step of a regrown weight is one learning rate, so that magnitudes are equal to rounding
+    settings = {"optim": "sgd", "learning_rate": 0.1}
+    trainer, watch = make(setup, folder, {"rewind_step": 0}, save_strategy="no", max_steps=12, **settings)
+    tensors = {name: torch.ones(kept.shape, dtype=torch.bool) for name, kept in trainer.mask.items()}
+    for kept in tensors.values():
+        kept.view(-1)[::2] = False
+    trainer.mask = Mask(tensors)
+    try:
+        DynamicSparsity(trainer, rule, 5)
+    except ValueError as error:
+        return str(error)
+    before = trainer.mask.fingerprint()
+    trainer.train()
+    return {
+        "changed": trainer.mask.fingerprint() != before,
+        "mask": trainer.mask.fingerprint(),
+        "counts stay": trainer.mask.counts() == Mask(tensors).counts(),
+        "moved": watch.moved,
+        "weights": weights(trainer),
+    }
+
+
 def plain(setup: str, folder: Path) -> list[float]:
     """transformers' own Trainer: what the others are compared with."""
     trainer = Trainer(model(), arguments(setup, folder, eval_strategy="no", save_strategy="no"), collate, examples())
@@ -357,6 +382,8 @@ def main(setup: str, folder: Path, what: str = "all") -> None:
     if what == "all":
         report["replay_0"] = replay(setup, folder / "replay-0", 0)
         report["replay_2"] = replay(setup, folder / "replay-2", 2)
+        for rule in ("rigl", "set"):
+            report[rule] = dynamic(setup, folder / rule, rule)
         report["plain"] = plain(setup, folder / "plain")
         report["held"] = held(setup, folder / "held")
         report["moved"] = meddled(setup, folder / "moved", 0.25, pruned=True)

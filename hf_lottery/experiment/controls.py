@@ -14,6 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
+from hf_lottery.experiment.dynamic import rigl, set_control
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.selection.select import select
@@ -107,6 +108,8 @@ CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {
     "one_shot": one_shot,
     "shuffled_weights": shuffled_weights,
     "signed_reinit": signed_reinit,
+    "set": set_control,
+    "rigl": rigl,
 }
 
 

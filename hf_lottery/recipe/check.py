@@ -28,6 +28,7 @@ from hf_lottery.recipe.yaml import Keys
 from hf_lottery.results.verdict import LOTTERY_CONTROLS
 from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TASKS, task_module
+from hf_lottery.training.mask_schedule import DYNAMIC, unfit_setting
 
 SECTIONS = ("model", "data", "training", "lottery", "peft", "quantization", "experiment", "hub")
 METRICS = "metrics"  # a list, unlike the sections
@@ -86,7 +87,7 @@ def _drop_impossible(source: Source) -> None:
 
 
 def _check_together(source: Source, sections: dict[str, Any]) -> None:
-    """What concerns more than one section: the number of networks, and the seeds of the replicates."""
+    """What concerns more than one section: the number of networks, the controls' own limits, the replicates' seeds."""
     rounds = LotteryConfig(**sections["lottery"]).num_rounds
     replicates = sections["experiment"].looks()[-1]
     networks = number_of_networks(rounds, replicates, sections["experiment"].controls)
@@ -94,6 +95,12 @@ def _check_together(source: Source, sections: dict[str, Any]) -> None:
         sentence = f"the recipe plans {networks:,} networks; {MOST_NETWORKS:,} is the most: lower "
         sentence += "experiment.replicates, lottery.num_rounds, or the controls' rounds and per_ticket"
         source.add(("experiment",), sentence)
+    for control in sections["experiment"].controls:
+        if control.name in DYNAMIC:
+            path, sentence = unfit_setting(control.name, LotteryConfig(**sections["lottery"]), sections["training"])
+            if sentence is not None:
+                source.add(path, f"{path[0]}.{sentence}")
+                break
     seed = sections["training"].get("seed", 0)
     if seed + replicates - 1 > LARGEST_SEED:
         source.add(

@@ -19,6 +19,8 @@ from hf_lottery.runner.launch import require_same_data
 from hf_lottery.runner.network import build_network
 from hf_lottery.sealed import write_sealed_text
 from hf_lottery.tasks import TaskData, task_module
+from hf_lottery.training.dynamic_sparsity import refuse_sharding
+from hf_lottery.training.mask_schedule import DYNAMIC
 from hf_lottery.training.trainer import LotteryTrainer
 from hf_lottery.training.unsupported import refuse_schedule_ending_at_zero
 
@@ -34,6 +36,9 @@ def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallb
     config, arguments = recipe.lottery_config(), recipe.training_arguments()
     if any(control.name == "no_rewinding" for control in recipe.experiment.controls):
         refuse_schedule_ending_at_zero(arguments)
+    for control in recipe.experiment.controls:
+        if control.name in DYNAMIC:
+            refuse_sharding(control.name)
 
     @functools.cache
     def data() -> TaskData:

@@ -13,5 +13,7 @@
 * checkpoints.py: seals each checkpoint, and chooses a whole one to continue from (checkpointing.py has Trainer's
   methods for that); discard.py makes unfinished what a damaged file belongs to; stopping.py ends training on a signal.
 * search_file.py and result_line.py: which search a folder holds, and what is said of a network that was trained.
+* dynamic_sparsity.py: a mask that changes within a training (mask_schedule.py: when; own_steps.py: Adam's steps of a
+  weight that comes in late), for the controls set and rigl.
 * network_folder.py: mask, trained weights and line of results of each finished round, in a folder of its own.
 """

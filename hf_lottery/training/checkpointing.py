@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hf_lottery.distributed.processes import from_main
 from hf_lottery.files import naming
+from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.sealed import require_whole_folder
 from hf_lottery.training.checkpoints import Checkpoints, checkpoint_of_trainer, rotate
 
@@ -63,3 +64,7 @@ class CheckpointMixin:
         if self.checkpoints is not None and not from_main(lambda: checkpoint_of_trainer(best)):
             from_main(lambda: require_whole_folder(best))
         super()._load_best_model()
+        if self.checkpoints is not None and (Path(best) / MASK_FILE).is_file():
+            mask = Mask.load(Path(best) / MASK_FILE)
+            if mask != self.mask:  # it has changed since, in this very training
+                self.mask = mask

@@ -38,11 +38,13 @@ class Checkpoints(TrainerCallback):
     Attributes:
         ends_where_it_stopped: if a callback stopped training where the checkpoint was written, training has ended
             there. False: Trainer's own rule, which is to train on.
+        writers: each writes what else belongs in a checkpoint into its folder, before it is sealed. For rank 0 alone.
     """
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.ends_where_it_stopped = False
+        self.writers: list[Callable[[Path], None]] = []
         self._facts: dict[str, Any] | None = None  # of the checkpoint that this training continues from
         self._path: str | None = None
         self._epoch_ended = False
@@ -74,6 +76,11 @@ class Checkpoints(TrainerCallback):
         return self._path
 
     @property
+    def source(self) -> Path | None:
+        """The checkpoint that this training continues from."""
+        return None if self._path is None else Path(self._path)
+
+    @property
     def seconds_before(self) -> float:
         """How long this training has taken in the processes before this one."""
         return (self._facts or {}).get("seconds", 0.0)
@@ -91,6 +98,8 @@ class Checkpoints(TrainerCallback):
             return
         if not (folder / MASK_FILE).is_file():  # Trainer._save is not called for weights that are saved as shards
             trainer.mask.save(folder / MASK_FILE)
+        for write in self.writers:
+            write(folder)
         best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
         facts = {
             "step": trainer.state.global_step,

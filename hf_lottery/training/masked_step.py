@@ -37,6 +37,7 @@ class MaskedStep:
         self._entries: list[tuple[nn.Parameter, Tensor, Tensor | None]] = []
         self._names: list[str] = []  # of the entries
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._gradient_handles: list[torch.utils.hooks.RemovableHandle] = []
         for name, kept in mask.items():
             if name not in parameters:
                 raise ValueError(f"the mask is over '{name}', which is not a parameter of this model")
@@ -68,14 +69,27 @@ class MaskedStep:
             self.mask_moments(optimizer)
         for parameter, kept, _ in self._entries:
             if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(_GradientMask(kept)))
+                handle = parameter.register_post_accumulate_grad_hook(_GradientMask(kept))
+                self._gradient_handles.append(handle)
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self.mask_weights()))
 
     def detach(self) -> None:
         """Remove every hook."""
+        self.show_gradients()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+    def show_gradients(self) -> None:
+        """From now on backward gives pruned weights their gradients too, which a step must not see."""
+        for handle in self._gradient_handles:
+            handle.remove()
+        self._gradient_handles.clear()
+
+    def mask_gradients(self) -> None:
+        """Zero the gradients of pruned weights that are there now."""
+        for parameter, kept, _ in self._entries:
+            _GradientMask(kept)(parameter)
 
     @torch.no_grad()
     def mask_weights(self) -> None:

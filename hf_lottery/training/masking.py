@@ -50,9 +50,7 @@ class Masking(TrainerCallback):
         Raises:
             ValueError: the mask does not fit the model, differs between ranks, or DeepSpeed trains.
         """
-        require_agreement(
-            "mask", mask.fingerprint(), "see that they read the same data and start from the same weights"
-        )
+        _require_agreement(mask)
         if self.step is not None and self._deepspeed is not None:
             raise ValueError("the mask cannot change while DeepSpeed trains: change it between two trainings")
         self.leave_engine()
@@ -65,6 +63,17 @@ class Masking(TrainerCallback):
             forget_moments(inner_optimizer(self.trainer.optimizer))
         if self.step is not None:
             self._attach()
+
+    def exchange(self, mask: Mask) -> None:
+        """Change the mask while training runs: weights that stay keep their moments, those that come in have zeros.
+
+        Raises:
+            ValueError: the mask does not fit the model, or differs between ranks.
+        """
+        _require_agreement(mask)
+        self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
+        self.moments_are_masked = False
+        self._attach()
 
     def mask_weights(self) -> None:
         """Write zero (or θ_k) into every pruned weight."""
@@ -102,3 +111,7 @@ class Masking(TrainerCallback):
         self.detach()
         self.step = self._make_step(self.mask)
         self.step.attach(inner_optimizer(self.trainer.optimizer), moments=not self.moments_are_masked)
+
+
+def _require_agreement(mask: Mask) -> None:
+    require_agreement("mask", mask.fingerprint(), "see that they read the same data and start from the same weights")

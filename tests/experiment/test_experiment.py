@@ -58,14 +58,14 @@ def test_a_control_has_the_tickets_counts_in_every_tensor(finished, name):
     assert other.counts() == ticket.counts() == {"first.weight": (104, 288), "classifier.weight": (26, 72)}
     line = finished.folder(Network(0, 2, name)).result()
     assert (line["control"], line["round"], line["density"]) == (name, 2, ticket.density())
-    assert (other == ticket) == (name not in ("random_mask", "one_shot"))
+    assert (other == ticket) == (name not in ("random_mask", "one_shot", "set", "rigl"))
 
 
-def start(finished, name):
+def start(finished, name, number=2):
     """The weights that a control starts from, asked of the control itself on a fresh trainer."""
     trainer = finished.make_trainer(42, finished.root / "replicate-0")
-    Search(trainer).enter_round(2)
-    CONTROLS[name](trainer, 2, control_seed(42, name, 2, 0))
+    Search(trainer).enter_round(number)
+    CONTROLS[name](trainer, number, control_seed(42, name, number, 0))
     return trainer, {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
 
 
@@ -78,7 +78,7 @@ def test_what_each_control_starts_from(finished):
         for tensor, kept in trainer.mask.items():
             value, old = now[tensor], theta_0[tensor]
             assert not value[~kept].any()
-            if name in ("random_mask", "one_shot"):
+            if name in ("random_mask", "one_shot", "set", "rigl"):
                 assert torch.equal(value[kept], old[kept])
             elif name in ("no_rewinding", "learning_rate_rewinding"):
                 assert torch.equal(value[kept], trained[tensor][kept])
@@ -90,6 +90,30 @@ def test_what_each_control_starts_from(finished):
             else:
                 assert name == "random_reinit"
                 assert not (value[kept] == old[kept]).any() and (value[kept].sign() != old[kept].sign()).any()
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_dynamic_sparsity_needs_no_dense_run(tmp_path, name):
+    experiment = make_experiment(tmp_path, [control(name, [1])], rounds=1, rewind_step=2)
+    experiment.run()
+    trainer = experiment.make_trainer(42, experiment.root / "replicate-0")
+    theta_0 = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer, now = start(experiment, name, number=1)
+    for tensor, kept in trainer.mask.items():
+        assert torch.equal(now[tensor], theta_0[tensor] * kept)  # and not θ_2
+    line = experiment.folder(Network(0, 1, name)).result()
+    state = json.loads((experiment.folder(Network(0, 1, name)).path / "trainer_state.json").read_text())
+    assert line["steps"] == 6 and [r["step"] for r in state["log_history"] if "grad_norm" in r] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["set", "rigl"])
+def test_dynamic_sparsity_ends_with_another_mask_than_it_began_with(finished, name):
+    first, _ = start(finished, name)
+    last = finished.folder(Network(0, 2, name))
+    assert last.mask() != first.mask and last.mask().counts() == first.mask.counts()
+    for tensor, kept in last.mask().items():
+        assert not last.trained().tensors[tensor][~kept].any()
+    assert last.result()["fingerprint"] == last.mask().fingerprint()
 
 
 def test_one_shot_is_the_dense_networks_largest_weights(finished):

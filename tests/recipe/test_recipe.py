@@ -322,6 +322,27 @@ def test_controls_as_a_list_of_names_or_as_a_mapping(small, written, controls):
     assert recipe.experiment.controls == [Control(name=n, rounds=r, per_ticket=p) for n, r, p in controls]
 
 
+@pytest.mark.parametrize("name", ["set", "rigl"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "lottery.pattern=2:4",
+        "lottery.pattern=head",
+        "lottery.prune_embeddings=rows",
+        "lottery.pruned_value=init",
+        "training.optim=adafactor",
+        "training.fp16=true",
+        "training.fsdp=full_shard",
+        "training.max_steps=2",
+    ],
+)
+def test_what_dynamic_sparsity_cannot_do_is_refused_where_it_is_set(small, name, setting):
+    load_recipe(small, [setting, "experiment.controls=[random_mask]"])
+    (found,) = problems(small, setting, f"experiment.controls=[random_mask, {name}]")
+    assert found.startswith(f"override '{setting}': {setting.partition('=')[0]} is ")
+    assert f"and the control {name} " in found and found.endswith(", or leave out this control")
+
+
 def test_what_training_arguments_refuse_is_placed_at_the_setting_they_name(small):
     recipe = load_recipe(small, ["training.load_best_model_at_end=true"])
     with pytest.raises(RecipeError, match=r"^override 'training.load_best_model_at_end=true': .* says: .*strategy"):

@@ -139,6 +139,18 @@ def test_rewinding_replays_with_each_ranks_own_random_numbers(two, step):
         assert again == [first, first]
 
 
+@pytest.mark.parametrize("rule", ["rigl", "set"])
+def test_a_mask_that_changes_in_training_is_the_same_on_every_rank_or_refused(two, one, rule):
+    setup, reports = two
+    first, last = (report[rule] for report in reports)
+    assert first == last
+    if setup == "ddp":
+        assert first["changed"] and first["counts stay"] and first["moved"] == []
+        assert first["mask"] == one[rule]["mask"] and close(first["weights"], one[rule]["weights"], 1e-5)
+    else:
+        assert f"the control {rule} needs whole weights in every process: launch with ddp" in first
+
+
 def test_ranks_that_do_not_fit_together_are_told_so(two):
     setup, reports = two
     if setup != "ddp":
