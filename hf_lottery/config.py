@@ -121,7 +121,7 @@ class LotteryConfig:
     rewind_optimizer: str = field(
         default="state",
         metadata={
-            "help": "The optimizer's state at step k of a later round: state, the one that it had in round 0, or fresh, "
+            "help": "The optimizer's state at step k of a later round: state, that which it had in round 0, or fresh, "
             "none, as in the papers. The learning-rate schedule goes on from step k. At k = 0 both are the same.",
             "choices": REWIND_OPTIMIZERS,
         },

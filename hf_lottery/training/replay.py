@@ -89,10 +89,11 @@ class Replay:
         """At step k of a replay: set the random-number state that was recorded there (or that of the seed)."""
         set_rng_state(self.step_rng if self._seed_rng is None else self._seed_rng)
 
-    @property
-    def has_step_rng(self) -> bool:
-        """Whether a replay can set one: not if the rewind point is a ticket's, before the first training."""
-        return self.step_rng is not None or self._seed_rng is not None
+    def sets_step_rng(self, step: int) -> bool:
+        """Whether the training that runs sets one at `step`, which is k. The rewind point of a ticket has none."""
+        if self._seed_rng is not None:
+            return self.start == REWIND_POINT or (self.start == STEP_0 and step == 0)  # so that a pair has one dropout
+        return self.start == REWIND_POINT and self.step_rng is not None
 
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:
