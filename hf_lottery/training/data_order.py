@@ -80,9 +80,10 @@ class DataOrder(TrainerCallback):
             return
         sampler = get_sampler(train_dataloader)
         if not isinstance(sampler, SeedableRandomSampler):
+            source = "the data itself" if sampler is None else type(sampler).__name__
             raise ValueError(
-                f"data_order is fresh, and this trainer's data loader takes its order from {type(sampler).__name__}, "
-                f"which the seed of a round does not decide: use Trainer's own data loader, {_OR_REPLAY}"
+                f"data_order is fresh, and this trainer's data loader takes its order from {source}, which the seed "
+                f"of a round does not decide: use Trainer's own data loader and data with an index, {_OR_REPLAY}"
             )
 
 
