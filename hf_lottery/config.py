@@ -29,6 +29,8 @@ SCOPES = ("layer", "global", "erk", "uniform")
 EMBEDDINGS = ("rows",)
 RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
+REWIND_OPTIMIZERS = ("state", "fresh")
+DATA_ORDERS = ("replay", "fresh")
 AUTO = "auto"
 MOST_ROUNDS = 10_000
 LONGEST_PATTERN = 10_000  # characters of a regular expression
@@ -119,6 +121,22 @@ class LotteryConfig:
             "choices": PRUNED_VALUES,
         },
     )
+    rewind_optimizer: str = field(
+        default="state",
+        metadata={
+            "help": "The optimizer's state at step k of a later round: state, that which it had in round 0, or fresh, "
+            "none, as in the papers. The learning-rate schedule goes on from step k. At k = 0 both are the same.",
+            "choices": REWIND_OPTIMIZERS,
+        },
+    )
+    data_order: str = field(
+        default="replay",
+        metadata={
+            "help": "The data order and dropout of a later round: replay, those of round 0, or fresh, from a seed of "
+            "its own, which the round's controls share.",
+            "choices": DATA_ORDERS,
+        },
+    )
 
     def __post_init__(self):
         _require_integer("num_rounds", self.num_rounds)
@@ -133,6 +151,8 @@ class LotteryConfig:
         _require_criterion(self.criterion)
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
+        _require_choice("rewind_optimizer", self.rewind_optimizer, REWIND_OPTIMIZERS)
+        _require_choice("data_order", self.data_order, DATA_ORDERS)
         _require_pattern(self.pattern)
         self._require_criterion_fits()
         self._require_rewind_step()

@@ -1,7 +1,7 @@
 """What every rank of a launched test does.
 
-* `launched.py all|search SETUP FOLDER N` starts N ranks itself, as torchrun would, but by forking: the imports, which
-  take longest, are done once, and no rank finalises Python, which FSDP2's gloo threads can abort
+* `launched.py all|search|order SETUP FOLDER N` starts N ranks itself, as torchrun would, but by forking: the imports,
+  which take longest, are done once, and no rank finalises Python, which FSDP2's gloo threads can abort
   (see hf_lottery.distributed.processes.leave).
 * `torchrun launched.py die SETUP FOLDER` is a search whose last rank dies.
 
@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.multiprocessing import start_processes
@@ -49,6 +50,17 @@ class NoisyLeNet(LeNetForImageClassification):
         for _ in range(1 + int(os.environ.get("RANK", 0))):
             noise = torch.randn_like(pixel_values)
         return super().forward(pixel_values + 0.1 * noise if self.training else pixel_values, **kwargs)
+
+
+class Eye(LeNetForImageClassification):
+    """Keeps a number for each image that it is trained on, batch by batch."""
+
+    seen: ClassVar[list[list[float]]] = []
+
+    def forward(self, pixel_values, **kwargs):
+        if self.training:
+            Eye.seen.append([round(float(image.double().sum()), 6) for image in pixel_values])
+        return super().forward(pixel_values, **kwargs)
 
 
 def examples(n: int = 96) -> TensorDataset:
@@ -271,6 +283,21 @@ def disagree(setup: str, folder: Path) -> str:
     return "no error"
 
 
+def order(setup: str, folder: Path) -> dict:
+    """What each round is trained on under `fresh`; or what is said if its settings are refused."""
+    config = {"data_order": "fresh", "rewind_optimizer": "fresh"}
+    try:
+        trainer, _ = make(setup, folder / "order", config, network=Eye, save_strategy="no", max_steps=8)
+    except ValueError as error:
+        return {"refused": str(error)}
+    search, seen = Search(trainer), []
+    for number in range(3):
+        Eye.seen.clear()
+        search.run_round(number)
+        seen.append(list(Eye.seen))
+    return {"seen": seen, "losses": losses(trainer), "weights": weights(trainer)}
+
+
 class Meddle(TrainerCallback):
     """On the last rank alone: writes into a pruned weight, or a nan into a weight, at the end of step 3 of round 1."""
 
@@ -378,7 +405,7 @@ def main(setup: str, folder: Path, what: str = "all") -> None:
 
         # compiled at its first use, which takes minutes, for sums between processes that gloo makes as well
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    report = {"search": search(setup, folder)}
+    report = {"order": order(setup, folder)} if what == "order" else {"search": search(setup, folder)}
     if what == "all":
         report["replay_0"] = replay(setup, folder / "replay-0", 0)
         report["replay_2"] = replay(setup, folder / "replay-2", 2)

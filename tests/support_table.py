@@ -52,6 +52,7 @@ REFUSED = {
     "DeepSpeed with the optimizer on NVMe": "offload it to the CPU",
     "DeepSpeed with `zero3_init_flag`": "set it to false",
     "DeepSpeed with `pruned_value: init` and weight decay": "set `weight_decay` to 0",
+    "DeepSpeed with `rewind_optimizer: fresh` at k > 0": "use `state`, or launch with DDP or FSDP2",
     "schedule-free optimizers with `pruned_value: init`": "use `pruned_value: zero`",
     "LOMO, AdaLOMO, layerwise GaLore and Apollo": "use `adamw_torch`",
     "`device_map` with offloaded weights": "keep all on devices",

@@ -18,7 +18,7 @@ from hf_lottery.results.verdict import verdict
 from hf_lottery.ticket.schema import JSON_FILE
 from hf_lottery.ticket.ticket import Ticket
 
-_FOUND_BY = ("criterion", "scope", "pattern", "retraining", "num_rounds")
+_FOUND_BY = ("criterion", "scope", "pattern", "retraining", "rewind_optimizer", "data_order", "num_rounds")
 
 
 def show(source: str, revision: str | None = None, console: Console | None = None) -> None:

@@ -35,10 +35,10 @@ def measure_instability(
 ) -> Instability:
     """Train copies from θ_k under several data orders and measure the error between each pair.
 
-    θ_k, with optimizer and scheduler at step k, is read from the trainer's output folder; if it is not there, the
-    dense network is trained for k steps first. Copies differ in data order, augmentation and dropout, and in nothing
-    else. Finished copies are kept in `folder` and never trained again. `trainer.lottery_config` does not
-    change, and copies start from θ_k with any `retraining`.
+    θ_k, with the scheduler of step k, and the optimizer as `rewind_optimizer` says, is read from the trainer's output
+    folder; if it is not there, the dense network is trained for k steps first. Copies differ in data order,
+    augmentation and dropout, and in nothing else. Finished copies are kept in `folder` and never trained again.
+    `trainer.lottery_config` does not change, and copies start from θ_k with any `retraining`.
 
     Args:
         trainer: a LotteryTrainer whose `lottery_config.rewind_step` is k. Errors are measured on

@@ -36,7 +36,10 @@ def summary(recipe: Recipe) -> str:
         "metrics": ", ".join(recipe.metrics or []),
         "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
         f"{arguments.optim.value} at {arguments.learning_rate:g}",
-        "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}",
+        "rounds": f"0 to {lottery.num_rounds}, {lottery.criterion} pruning by {lottery.scope}, {lottery.retraining}"
+        + "".join(
+            f", {name} fresh" for name in ("rewind_optimizer", "data_order") if lottery.to_dict()[name] == "fresh"
+        ),
         "densities": _densities(lottery),
         "controls": "; ".join(map(_control, recipe.experiment.controls)) or "none",
         "networks": f"{networks} to train, over {_replicates(experiment)}",

@@ -131,6 +131,7 @@ def _network(info: Mapping[str, Any]) -> str:
 def _how(info: Mapping[str, Any]) -> str:
     """A sentence on how the ticket was found, with a space before it."""
     how = [f"{key} `{info[key]}`" for key in ("criterion", "scope", "pattern") if key in info]
+    how += [f"{key} `fresh`" for key in ("rewind_optimizer", "data_order") if info.get(key) == "fresh"]
     how += [f"{info['num_rounds']} rounds"] if "num_rounds" in info else []
     return f" Found with {', '.join(how)}." if how else ""
 

@@ -70,6 +70,8 @@ def ticket_info(
         "scope": lottery_config.scope,
         "pattern": lottery_config.pattern,
         "retraining": lottery_config.retraining,
+        "rewind_optimizer": lottery_config.rewind_optimizer,
+        "data_order": lottery_config.data_order,
         "num_rounds": lottery_config.num_rounds,
         "pruning_rate": lottery_config.pruning_rate,
         "seeds": list(seeds),

@@ -11,7 +11,15 @@ import re
 import warnings
 from typing import Any
 
-from hf_lottery.config import CRITERION_NAME, PATTERNS, PRUNED_VALUES, RETRAINING, SCOPES
+from hf_lottery.config import (
+    CRITERION_NAME,
+    DATA_ORDERS,
+    PATTERNS,
+    PRUNED_VALUES,
+    RETRAINING,
+    REWIND_OPTIMIZERS,
+    SCOPES,
+)
 from hf_lottery.layout import CONTROLS, REWIND_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.task_records import TASKS
@@ -19,8 +27,8 @@ from hf_lottery.ticket import validators as v
 from hf_lottery.ticket.document import TicketError, check_digest, parse
 from hf_lottery.ticket.model_config import config_object
 
-SCHEMA = "2.0"
-_NEWEST_MINOR = {1: 0, 2: 0}  # a major version that is read -> its newest minor version that this code knows
+SCHEMA = "2.1"
+_NEWEST_MINOR = {1: 0, 2: 1}  # a major version that is read -> its newest minor version that this code knows
 JSON_FILE, CARD_FILE = "ticket.json", "README.md"
 ENCODINGS = ("packed", "deflate")
 # where a tensor's value at step k is stored. base: in the base model. frozen: in the base model too, and not trained.
@@ -193,6 +201,8 @@ INFO_FIELDS: dict[str, v.Check] = {
     "scope": v.one_of(SCOPES),
     "pattern": v.matches("|".join(PATTERNS).replace("n:m", r"\d{1,3}:\d{1,3}"), f"one of {', '.join(PATTERNS)}"),
     "retraining": v.one_of(RETRAINING),
+    "rewind_optimizer": v.one_of(REWIND_OPTIMIZERS),  # this and the next since 2.1; a ticket without them is of the
+    "data_order": v.one_of(DATA_ORDERS),  # defaults, state and replay
     "num_rounds": v.integer(0, 10**6),
     "pruning_rate": v.number,
     "seeds": v.list_of(v.integer(-(1 << 63), 1 << 64), 4096),

@@ -8,6 +8,7 @@
 * rewinding.py: the callback captures θ_k, with optimizer and random numbers, when training reaches step k.
 * replay.py: rewind() requests that the next training starts as at step k; it holds the random-number states and the
   last learning rate for that.
+* data_order.py: chooses the seeds of a round that has random numbers of its own.
 * calibration.py: the batches by which criteria that need data score the weights.
 * watch.py: looks in each training whether pruned weights are what they must be, and weights and loss finite.
 * checkpoints.py: seals each checkpoint, and chooses a whole one to continue from (checkpointing.py has Trainer's

@@ -1,14 +1,20 @@
-"""CheckpointMixin: the methods of Trainer that write a checkpoint and continue from one."""
+"""CheckpointMixin: the methods of Trainer that write a checkpoint and continue from one, or from the rewind point."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from transformers.trainer import SCHEDULER_NAME
+
+from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import from_main
 from hf_lottery.files import naming
 from hf_lottery.mask import MASK_FILE, Mask
-from hf_lottery.sealed import require_whole_folder
+from hf_lottery.sealed import readable, require_whole_folder
 from hf_lottery.training.checkpoints import Checkpoints, checkpoint_of_trainer, rotate
+from hf_lottery.training.masked_step import inner_optimizer
+from hf_lottery.training.rewinding import RewindCallback
 
 
 class CheckpointMixin:
@@ -16,9 +22,13 @@ class CheckpointMixin:
 
     Attributes:
         checkpoints: None: exactly Trainer's checkpoints.
+        rewinding: has the folder of the rewind point; None: there is none.
+        lottery_config: what of the state at step k is used again.
     """
 
     checkpoints: Checkpoints | None = None
+    rewinding: RewindCallback | None = None
+    lottery_config: LotteryConfig | None = None
 
     def _save_checkpoint(self, model, trial) -> None:
         if self.checkpoints is None:
@@ -58,6 +68,29 @@ class CheckpointMixin:
     def _finalize_training(self, trial, num_train_samples: int, start_time: float):
         before = 0.0 if self.checkpoints is None else self.checkpoints.seconds_before
         return super()._finalize_training(trial, num_train_samples, start_time - before)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs) -> None:
+        if self._is_rewind_point(resume_from_checkpoint):
+            return  # rewind() has restored the weights; the folder holds the rest of the training's state
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """At the rewind point under `rewind_optimizer: fresh`: the schedule alone, and its learning rates.
+
+        Source: open_lth, where a training from step k makes a new optimizer and lets the schedule go k steps.
+        """
+        if not self._is_rewind_point(checkpoint) or self.lottery_config.rewind_optimizer == "state":
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = Path(checkpoint) / SCHEDULER_NAME
+        with readable(schedule):
+            state = torch.load(schedule, weights_only=True)
+        self.lr_scheduler.load_state_dict(state)
+        groups = inner_optimizer(self.optimizer).param_groups
+        for group, rate in zip(groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+    def _is_rewind_point(self, folder: str | None) -> bool:
+        return folder is not None and self.rewinding is not None and Path(folder) == self.rewinding.folder
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

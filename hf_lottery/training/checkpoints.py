@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hf_lottery.files import remove_folder
 from hf_lottery.layout import MANIFEST_FILE
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.sealed import DamagedFile, require_whole_folder, seal_folder
+from hf_lottery.training.replay import Order
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +29,9 @@ class Checkpoints(TrainerCallback):
     """Seals each checkpoint of a training, and continues from one as if the training had not been interrupted.
 
     A checkpoint is sealed by its manifest, with sizes and checksums of all its files. The manifest also has what
-    Trainer forgets: the losses so far, whether the epoch's end (with its evaluation) was reached, and how many seconds
-    training has taken; what is logged at the end is of the whole training.
+    Trainer forgets: the losses so far, the seeds of a training with random numbers of its own, whether the epoch's end
+    (with its evaluation) was reached, and how many seconds training has taken; what is logged at the end is of the
+    whole training.
 
     Not restored, in a record of an epoch's end that was not reached before: its `grad_norm` and `learning_rate`.
 
@@ -81,6 +84,12 @@ class Checkpoints(TrainerCallback):
         return None if self._path is None else Path(self._path)
 
     @property
+    def order(self) -> Order | None:
+        """The seeds that the training of the checkpoint was begun with; None: the random numbers of the first one."""
+        written = (self._facts or {}).get("order")
+        return None if written is None else Order(**written)
+
+    @property
     def seconds_before(self) -> float:
         """How long this training has taken in the processes before this one."""
         return (self._facts or {}).get("seconds", 0.0)
@@ -115,6 +124,8 @@ class Checkpoints(TrainerCallback):
             "seconds": self.seconds,
             "best": None if best is None else Path(best).name,
         }
+        if trainer.replay.order is not None:
+            facts["order"] = asdict(trainer.replay.order)
         seal_folder(folder, facts)
 
     def started(self, started: tuple[int, int], steps_per_epoch: int) -> tuple[int, int]:

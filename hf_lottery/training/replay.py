@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,19 @@ STEP_0 = "step 0"
 REWIND_POINT = "rewind point"
 
 
+@dataclass(frozen=True)
+class Order:
+    """The seeds of a training that does not have the random numbers of the first one.
+
+    Args:
+        seed: of all generators.
+        data_seed: of the data order, if the trainer's arguments have a data_seed of their own.
+    """
+
+    seed: int
+    data_seed: int
+
+
 class Replay:
     """How the next `train()` starts. A trainer and its RewindCallback share one such object.
 
@@ -29,6 +43,7 @@ class Replay:
         start_rng: random-number state at the start of the first training. The data order comes from it.
         step_rng: random-number state at step k.
         last_lr_factor: the learning rate at the end of the first training / its initial learning rate.
+        order: the seeds of the next training; None: it has the random numbers of the first.
         has_trained: whether a training has begun, so that the model may hold other weights than its initial ones.
     """
 
@@ -39,8 +54,8 @@ class Replay:
         self.step_rng: dict[str, Any] | None = None
         self.last_lr_factor: float | None = None
         self.has_trained = False
-        self._seed: int | None = None  # whose random numbers are used instead of the recorded ones
-        self._seed_rng: dict[str, Any] | None = None
+        self.order: Order | None = None
+        self._seed_rng: dict[str, Any] | None = None  # the random numbers of `order`
 
     def request(self, start: str, retraining: str, seed: int | None = None) -> None:
         """Set how the next training starts.
@@ -48,12 +63,17 @@ class Replay:
         Args:
             start: STEP_0 or REWIND_POINT.
             retraining: one of `config.RETRAINING`.
-            seed: use the random numbers of this seed; None: those that the first training had.
+            seed: use the random numbers of this seed; None: those that `data_order` says.
         """
-        self.start, self.retraining, self._seed, self._seed_rng = start, retraining, seed, None
-        if seed is not None:
+        self.start, self.retraining = start, retraining
+        self.set_order(None if seed is None else Order(seed, seed))
+
+    def set_order(self, order: Order | None) -> None:
+        """Set the seeds of the next training; None: it has the random numbers of the first."""
+        self.order, self._seed_rng = order, None
+        if order is not None:
             with random_state_kept():
-                set_seed(seed)
+                set_seed(order.seed)
                 self._seed_rng = get_rng_state()
 
     def set_start_rng(self, again: bool) -> None:
@@ -69,10 +89,11 @@ class Replay:
         """At step k of a replay: set the random-number state that was recorded there (or that of the seed)."""
         set_rng_state(self.step_rng if self._seed_rng is None else self._seed_rng)
 
-    @property
-    def has_step_rng(self) -> bool:
-        """Whether a replay can set one: not if the rewind point is a ticket's, before the first training."""
-        return self.step_rng is not None or self._seed_rng is not None
+    def sets_step_rng(self, step: int) -> bool:
+        """Whether the training that runs sets one at `step`, which is k. The rewind point of a ticket has none."""
+        if self._seed_rng is not None:
+            return self.start == REWIND_POINT or (self.start == STEP_0 and step == 0)  # so that a pair has one dropout
+        return self.start == REWIND_POINT and self.step_rng is not None
 
     @contextmanager
     def training(self, trainer: Trainer) -> Iterator[None]:
@@ -80,13 +101,14 @@ class Replay:
         self.has_trained = True
         dataloaders = trainer.accelerator.dataloader_config
         data_seed = dataloaders.data_seed
-        if self._seed is not None and data_seed is not None:
-            dataloaders.data_seed = self._seed  # a fixed data_seed would give every seed the same data order
+        if self.order is not None and data_seed is not None:
+            dataloaders.data_seed = self.order.data_seed  # a fixed one would give every seed the same data order
         try:
             yield
         finally:
             dataloaders.data_seed = data_seed
-        self.start, self.retraining, self._seed, self._seed_rng = FRESH, None, None, None
+        self.start, self.retraining = FRESH, None
+        self.set_order(None)
         if self.last_lr_factor is None:
             group = inner_optimizer(trainer.optimizer).param_groups[0]
             initial = group.get("initial_lr", group["lr"])

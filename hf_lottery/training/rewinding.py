@@ -18,7 +18,7 @@ from hf_lottery.layout import MANIFEST_FILE, REWIND_FILE
 from hf_lottery.random_state import get_rng_state
 from hf_lottery.sealed import readable, require_whole_folder, seal_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
-from hf_lottery.training.replay import REWIND_POINT, Replay
+from hf_lottery.training.replay import Replay
 
 RNG_FILE = "rng.pt"
 
@@ -72,7 +72,7 @@ class RewindCallback(TrainerCallback):
         if self.point is None and state.global_step == self.config.resolve_rewind_step(state.max_steps):
             self._capture(kwargs["model"], state.global_step, args)
         if self.point is not None and state.global_step == self.point.step:
-            if self.replay.start == REWIND_POINT and self.replay.has_step_rng:
+            if self.replay.sets_step_rng(self.point.step):
                 self.replay.set_step_rng()
             elif self.replay.step_rng is None:
                 self.replay.step_rng = get_rng_state()

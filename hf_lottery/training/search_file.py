@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import Trainer
 
+from hf_lottery.config import LotteryConfig
 from hf_lottery.sealed import DamagedFile, read_sealed, write_sealed
 
 SEARCH_FILE = "search.json"
@@ -33,6 +34,7 @@ def claim_search(trainer: Trainer) -> None:
         raise ValueError(
             f"{damage}. If the rounds in {path.parent} are of this search, remove this file and call again"
         ) from None
+    found = {**LotteryConfig().to_dict(), **found}  # an older file lacks the settings that have been added since
     for name, value in mine.items():
         if found.get(name, value) != value:
             raise ValueError(

@@ -22,6 +22,7 @@ from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.calibration import calibration_batches
 from hf_lottery.training.checkpointing import CheckpointMixin
 from hf_lottery.training.checkpoints import Checkpoints
+from hf_lottery.training.data_order import DataOrder, refuse_order_that_no_seed_decides
 from hf_lottery.training.deepspeed import DeepSpeedTraining
 from hf_lottery.training.masking import Masking
 from hf_lottery.training.replay import REWIND_POINT, STEP_0, InitialState, Replay
@@ -83,6 +84,7 @@ class LotteryMixin(CheckpointMixin):
         refuse_other_pruned_value(config, ticket)
         refuse_unsupported_arguments(self.args, config)
         refuse_unsupported_launcher(self, config)
+        refuse_order_that_no_seed_decides(self, config)
         deepspeed = DeepSpeedTraining(self) if self.is_deepspeed_enabled else None
         self.model_init = None  # the model is made; a second one in train() would undo every rewind
         targets = prunable(self.model, config.target_modules, config.exclude_modules, config.prune_embeddings)
@@ -102,7 +104,9 @@ class LotteryMixin(CheckpointMixin):
         # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k; then the
         # watch looks at what all of them have done.
         self.watch = Watch(self, self._masking)
-        for callback in filter(None, (deepspeed, self.rewinding, self._masking, self.watch, self.checkpoints)):
+        self._data_order = DataOrder(self, self._masking)
+        ours = (self._data_order, deepspeed, self.rewinding, self._masking, self.watch, self.checkpoints)
+        for callback in filter(None, ours):
             self.add_callback(callback)
 
     # --- the steps: train, prune, rewind
@@ -124,6 +128,7 @@ class LotteryMixin(CheckpointMixin):
         if self._masking is None:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         resume_from_checkpoint = self.checkpoints.choose(resume_from_checkpoint or None)
+        self._data_order.choose()
         if resume_from_checkpoint is not None:
             resume = self._start_from_checkpoint(resume_from_checkpoint)
         elif self.replay.start == REWIND_POINT:
@@ -189,7 +194,7 @@ class LotteryMixin(CheckpointMixin):
         """Set the surviving weights back to θ_k (as `retraining` says), and start the next `train()` as at step k.
 
         Optimizer, scheduler, gradient scaler, random numbers and data order all start again, so that under an all-ones
-        mask the next training equals the first, bit for bit.
+        mask the next training equals the first, bit for bit (unless rewind_optimizer or data_order is fresh).
 
         Args:
             retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
@@ -210,7 +215,7 @@ class LotteryMixin(CheckpointMixin):
         Args:
             from_rewind_point: start at step k with the optimizer state of step k; False: at step 0 with none.
             retraining: one of `config.RETRAINING`; None: that of `lottery_config`.
-            seed: use the random numbers of this seed, also for the data order; None: those of the first training.
+            seed: use the random numbers of this seed, also for the data order; None: as `data_order` says.
 
         Raises:
             RuntimeError: step k has not been reached yet.
@@ -269,11 +274,6 @@ class LotteryMixin(CheckpointMixin):
             schedule = self.args.lr_scheduler_type.value
             scheduler = self.lr_scheduler = self.replay.constant_schedule(self.optimizer, schedule)
         return scheduler
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs) -> None:
-        if self._masking is not None and Path(resume_from_checkpoint) == self.rewinding.folder:
-            return  # rewind() has restored the weights; the folder holds the rest of the training's state
-        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, *args, **kwargs) -> None:
         super()._save(output_dir, *args, **kwargs)

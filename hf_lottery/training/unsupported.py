@@ -134,6 +134,11 @@ def refuse_empty_shards(parameters: Mapping[str, nn.Parameter], processes: int) 
 
 def _refuse_in_deepspeed(trainer: Trainer, config: LotteryConfig) -> None:
     settings = trainer.accelerator.state.deepspeed_plugin.deepspeed_config
+    if config.rewind_optimizer == "fresh" and config.rewind_step != 0:
+        raise ValueError(
+            "rewind_optimizer is fresh, and DeepSpeed loads optimizer and schedule of step k together: use "
+            "rewind_optimizer state, rewind_step 0, or launch with ddp or fsdp2"
+        )
     if trainer.optimizer is not None:
         raise ValueError("DeepSpeed makes its own optimizer: set TrainingArguments.optim instead of `optimizers`")
     _refuse_optim_in_deepspeed(trainer.args, settings)

@@ -43,6 +43,7 @@ CONFIGURATIONS = {
     for configuration in (
         Configuration(searches.from_initial),
         Configuration(searches.from_step_k),
+        Configuration(searches.fresh_rounds),
         Configuration(searches.accumulating),
         Configuration(searches.best_at_end),
         Configuration(searches.every_epoch),

@@ -51,6 +51,12 @@ def from_step_k(folder: Path) -> None:
     found(folder, {"rewind_step": 2}, logging_steps=2)
 
 
+def fresh_rounds(folder: Path) -> None:
+    """Rounds with a data order and an optimizer of their own, over more than one pass."""
+    config = {"rewind_step": 2, "data_order": "fresh", "rewind_optimizer": "fresh"}
+    found(folder, config, per_device_train_batch_size=12, gradient_accumulation_steps=2, data_seed=5, save_steps=2)
+
+
 def accumulating(folder: Path) -> None:
     found(folder, {"rewind_step": 1}, per_device_train_batch_size=4, gradient_accumulation_steps=4, logging_steps=2)
 

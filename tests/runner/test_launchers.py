@@ -162,3 +162,24 @@ def test_ranks_that_do_not_fit_together_are_told_so(two):
         assert "rank 1 does not see" in said["folder"] and "training.output_dir" in said["folder"]
         assert report["snip"] == reports[0]["snip"]  # each rank has looked at its own batches
         assert said["decision"] == "list index out of range"  # raised on rank 0 alone, and heard by all
+
+
+@pytest.fixture(scope="module")
+def one_order(tmp_path_factory) -> dict:
+    return launched.order("single", tmp_path_factory.mktemp("one-order"))
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_ranks_share_a_rounds_own_data_order_and_start_with_a_fresh_optimizer(setup, one_order, tmp_path):
+    done = started("tests/launched.py", "order", setup, str(tmp_path), "2", **launched.ENVIRONMENT.get(setup, {}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = [json.loads((tmp_path / f"rank-{rank}.json").read_text())["order"] for rank in (0, 1)]
+    if setup.startswith("zero"):
+        assert all("launch with ddp or fsdp2" in report["refused"] for report in reports)
+        return
+    for number, whole in enumerate(one_order["seen"]):
+        parts = zip(*(report["seen"][number] for report in reports), strict=True)
+        assert [sorted(a + b) for a, b in parts] == [sorted(batch) for batch in whole]
+    assert one_order["seen"][0][2:] != one_order["seen"][1] != one_order["seen"][2]
+    for report in reports:
+        assert close(report["losses"], one_order["losses"]) and close(report["weights"], one_order["weights"])
