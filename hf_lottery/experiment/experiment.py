@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
-from hf_lottery.experiment.controls import CONTROLS, control_seed
+from hf_lottery.experiment.controls import CONTROLS, control_seed, require_possible
 from hf_lottery.files import sweep_all, write_text
 from hf_lottery.finished import damages
 from hf_lottery.folder_lock import FolderLock
@@ -75,6 +75,7 @@ class Experiment:
         self._lock: FolderLock | None = None  # of the network that rank 0 has claimed
         self._discarded: set[Path] = set()  # damaged files that were recomputed
         self._settled: dict[Network, bool] = {}  # finished network -> whether it diverged
+        self._checked = False  # whether all controls are known to be possible
 
     def networks(self) -> list[Network]:
         """Every network, those of early rounds first."""
@@ -123,6 +124,7 @@ class Experiment:
         Raises:
             DamagedFile: a file is damaged again after it was written anew.
             Stopped: a signal has come.
+            ValueError: a control is not possible with this model. Nothing has been trained then.
         """
         if is_main():
             self._tidy()
@@ -225,6 +227,9 @@ class Experiment:
     def _train(self, network: Network) -> None:
         seed = self.seed + network.replicate
         trainer = self.make_trainer(seed, replicate_folder(self.root, network.replicate))
+        if not self._checked:
+            require_possible(trainer, from_main(lambda: {left.control for left in self.pending()}))
+            self._checked = True
         search = Search(trainer)
         if network.control == TICKET:
             search.run_round(network.round, replicate=network.replicate, **self.labels())

@@ -26,10 +26,9 @@ def control(name, rounds=None, per_ticket=1):
 
 def make_experiment(root, controls=(), rounds=2, replicates=1, **config):
     def make(seed: int, folder: Path):
-        torch.manual_seed(seed)
         settings = {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "constant", "max_steps": 6}
         lottery = LotteryConfig(num_rounds=rounds, pruning_rate=0.4, **config)
-        return make_trainer(folder, model=Net(), lottery_config=lottery, seed=seed, **settings)
+        return make_trainer(folder, model_init=Net, lottery_config=lottery, seed=seed, **settings)
 
     return Experiment(root, rounds, replicates, controls, 42, make)
 
@@ -160,7 +159,7 @@ def test_replicates_and_samples_differ(tmp_path):
 def test_redraw_leaves_model_and_random_numbers_alone():
     model = seeded_net()
     before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
-    one, again, other = redraw(model, 1), redraw(model, 1), redraw(model, 2)
+    one, again, other = redraw(model, 1, Net), redraw(model, 1, Net), redraw(model, 2, Net)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert torch.equal(one.tensors["first.weight"], again.tensors["first.weight"])

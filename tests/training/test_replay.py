@@ -14,7 +14,7 @@ from hf_lottery.experiment.controls import CONTROLS
 from hf_lottery.experiment.instability import measure_instability
 from hf_lottery.training.search import Search
 from tests.experiment import test_instability as blobs
-from tests.tiny import curve, make_trainer, same, weights
+from tests.tiny import Net, curve, make_trainer, same, weights
 
 
 def run(trainer):
@@ -75,7 +75,7 @@ def test_no_control_changes_the_config(tmp_path, pattern):
     finder = make_trainer(tmp_path, lottery_config=config, lr_scheduler_type="constant")
     finder.find_ticket()
     for name, control in CONTROLS.items():
-        trainer = make_trainer(tmp_path, lottery_config=config, lr_scheduler_type="constant")
+        trainer = make_trainer(tmp_path, lottery_config=config, lr_scheduler_type="constant", model_init=Net)
         search = Search(trainer)
         search.enter_round(2)
         control(trainer, 2, 7)
