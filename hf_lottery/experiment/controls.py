@@ -13,6 +13,7 @@ from torch import Tensor
 from hf_lottery.experiment.redraw import redraw
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
+from hf_lottery.pruning.random_mask import random_mask_like
 from hf_lottery.pruning.selection.select import select
 from hf_lottery.pruning.step import next_mask, score
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -37,8 +38,12 @@ def signed_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
 
 
 def random_mask(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places."""
-    mask = Search(trainer).round_folder(number).mask().shuffled(torch.Generator().manual_seed(seed))
+    """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places.
+
+    Where the pattern prunes neurons, heads, ranks, rows or n:m, these are at random places, and no single weights.
+    """
+    ticket_mask, generator = Search(trainer).round_folder(number).mask(), torch.Generator().manual_seed(seed)
+    mask = random_mask_like(ticket_mask, trainer.model, trainer.lottery_config, generator)
     _start(trainer, mask, trainer.rewind_point)
 
 

@@ -69,9 +69,9 @@ def _from_factory(model: nn.Module, model_init: Factory, seed: int, random: list
     if isinstance(model, (PreTrainedModel, PeftModel)):
         return None
     raise ValueError(
-        f"model_init makes the same '{fixed[0]}' under every seed, so it cannot be drawn again: let model_init draw it "
-        "from torch's random numbers, without a seed of its own and without loading weights, or leave random_reinit "
-        "and signed_reinit out"
+        f"model_init makes the same '{fixed[0]}' under every seed, so it cannot be drawn again: let model_init draw "
+        "it from torch's random numbers, without a seed of its own and without loading weights, or leave "
+        "random_reinit and signed_reinit out"
     )
 
 
@@ -99,8 +99,8 @@ def _from_class(model: nn.Module) -> dict[str, Tensor]:
             ) from error
         return _all(made)
     raise ValueError(
-        f"a {type(model).__name__} cannot be drawn again, since it does not say how its first weights were drawn: give "
-        "the trainer a model_init, a function that makes it, instead of the model; or leave random_reinit and "
+        f"a {type(model).__name__} cannot be drawn again, since it does not say how its first weights were drawn: "
+        "give the trainer a model_init, a function that makes it, instead of the model; or leave random_reinit and "
         "signed_reinit out"
     )
 
@@ -126,8 +126,8 @@ def _redraw_adapter(name: str, module: BaseTunerLayer, adapter: str, config: Pef
     """Draw A and B of one layer again, as PEFT's `update_layer` draws them."""
     if not isinstance(module, LoraLayer):
         raise ValueError(
-            f"'{name}' has an adapter that is no LoRA, which cannot be drawn again: give the trainer a model_init that "
-            "makes the model with its adapter"
+            f"'{name}' has an adapter that is no LoRA, which cannot be drawn again: give the trainer a model_init "
+            "that makes the model with its adapter"
         )
     init = config.init_lora_weights
     if init in (False, "orthogonal") and module.use_dora[adapter]:

@@ -7,5 +7,6 @@ criteria    `CRITERIA`: name -> function and what it needs; wanda, synflow and l
             custom calls a function of the user
 patterns    `PATTERNS`: name -> function; groups (n:m and neurons), heads, lora (ranks) and embeddings (rows) hold
             the functions for whole groups
+units       which weights are pruned together; random_mask exchanges them, for the control of that name
 selection/  removes exactly the number of lowest scores that rate and scope ask for
 """

@@ -99,7 +99,7 @@ class LotteryMixin(CheckpointMixin):
         self.checkpoints = Checkpoints(self)
         mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
         self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
-        # Callback order: Trainer's own, the caller's, then ours: DeepSpeed's writes the weights into the engine; θ_0 is
+        # Callback order: Trainer's, the caller's, then ours: DeepSpeed's writes the weights into the engine; θ_0 is
         # captured; the masked step is made, which may need θ_k; the watch looks at what all of them have done.
         self.watch = Watch(self, self._masking)
         for callback in filter(None, (deepspeed, self.rewinding, self._masking, self.watch, self.checkpoints)):
