@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_lottery.experiment.chains import continue_chain
 from hf_lottery.experiment.redraw import redraw
+from hf_lottery.layout import Network
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.random_mask import random_mask_like
@@ -56,14 +58,18 @@ def shuffled_weights(trainer: LotteryMixin, number: int, seed: int) -> None:
     _start(trainer, mask, RewindPoint(trainer.rewind_point.step, tensors))
 
 
-def no_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """The ticket's mask over the trained weights of the round before, fine-tuned (Han et al. 2015)."""
-    _start_from_trained(trainer, number, retraining="fine_tuning")
+def no_rewinding(trainer: LotteryMixin, number: int, seed: int, sample: int = 0) -> None:
+    """Iterative pruning with fine-tuning, whose every round stands on its own round before (Han et al. 2015).
+
+    Its network of the round before (in round 1 the dense one) is pruned by its own trained weights. The survivors
+    keep these, and are trained on at the last learning rate.
+    """
+    continue_chain(trainer, Network(0, number, "no_rewinding", sample), "fine_tuning")
 
 
-def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """The ticket's mask over the trained weights, with the learning-rate schedule of step k (Renda et al. 2020)."""
-    _start_from_trained(trainer, number, retraining="learning_rate_rewinding")
+def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int, sample: int = 0) -> None:
+    """As `no_rewinding`, but trained with the learning-rate schedule of step k on (Renda et al. 2020)."""
+    continue_chain(trainer, Network(0, number, "learning_rate_rewinding", sample), "learning_rate_rewinding")
 
 
 def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
@@ -103,7 +109,8 @@ def _cut(context: PruningContext, like: Mask) -> Mask:
     return Mask({name: tensors[name] for name in like})
 
 
-CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {
+# name -> (trainer, round, seed); those of layout.CHAINS also take `sample`, which of the control's chains it is
+CONTROLS: dict[str, Callable[..., None]] = {
     "random_reinit": random_reinit,
     "random_mask": random_mask,
     "no_rewinding": no_rewinding,
@@ -128,12 +135,6 @@ def control_seed(seed: int, control: str, number: int, sample: int) -> int:
 
 def _redrawn(trainer: LotteryMixin, seed: int) -> RewindPoint:
     return redraw(trainer.model, seed, trainer.model_factory, trainer.mask)
-
-
-def _start_from_trained(trainer: LotteryMixin, number: int, **how: Any) -> None:
-    """The ticket's mask over the trained weights of the round before."""
-    search = Search(trainer)
-    _start(trainer, search.round_folder(number).mask(), search.round_folder(number - 1).trained(), **how)
 
 
 def _start(trainer: LotteryMixin, mask: Mask, weights: RewindPoint, **how: Any) -> None:

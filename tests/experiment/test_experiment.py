@@ -14,8 +14,8 @@ import torch
 from hf_lottery import LotteryConfig
 from hf_lottery.experiment.controls import CONTROLS, control_seed, redraw
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import CHAINS, Network
 from hf_lottery.layout import CONTROLS as NAMES
-from hf_lottery.layout import Network
 from hf_lottery.training.search import Search
 from tests.tiny import Net, make_trainer, seeded_net
 
@@ -57,7 +57,7 @@ def test_a_control_has_the_tickets_counts_in_every_tensor(finished, name):
     assert other.counts() == ticket.counts() == {"first.weight": (104, 288), "classifier.weight": (26, 72)}
     line = finished.folder(Network(0, 2, name)).result()
     assert (line["control"], line["round"], line["density"]) == (name, 2, ticket.density())
-    assert (other == ticket) == (name not in ("random_mask", "one_shot"))
+    assert (other == ticket) == (name not in ("random_mask", "one_shot", *CHAINS))
 
 
 def start(finished, name):
@@ -71,7 +71,6 @@ def start(finished, name):
 def test_what_each_control_starts_from(finished):
     theta_0 = finished.make_trainer(42, finished.root / "replicate-0")
     theta_0 = {n: p.detach().clone() for n, p in theta_0.model.named_parameters()}
-    trained = finished.folder(Network(0, 1)).trained().tensors
     for name in CONTROLS:
         trainer, now = start(finished, name)
         for tensor, kept in trainer.mask.items():
@@ -79,7 +78,8 @@ def test_what_each_control_starts_from(finished):
             assert not value[~kept].any()
             if name in ("random_mask", "one_shot"):
                 assert torch.equal(value[kept], old[kept])
-            elif name in ("no_rewinding", "learning_rate_rewinding"):
+            elif name in CHAINS:
+                trained = finished.folder(Network(0, 1, name)).trained().tensors  # its own, of the round before
                 assert torch.equal(value[kept], trained[tensor][kept])
             elif name == "shuffled_weights":
                 assert torch.equal(value[kept].sort().values, old[kept].sort().values)
@@ -100,7 +100,7 @@ def test_one_shot_is_the_dense_networks_largest_weights(finished):
 
 def test_the_folder_holds_what_it_should(finished):
     lines = [json.loads(line) for line in (finished.root / "results.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 + len(CONTROLS) == len(finished.networks())
+    assert len(lines) == 3 + len(CONTROLS) + len(CHAINS) == len(finished.networks())
     needed = {
         "replicate", "seed", "control", "sample", "round", "density", "kept", "prunable", "steps", "eval_loss",
         "test_loss", "early_stop_step", "early_stop_test_loss", "train_seconds", "fingerprint", "densities",
