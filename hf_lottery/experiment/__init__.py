@@ -1,5 +1,6 @@
 """Many networks from one recipe.
 
 experiment trains replicates x rounds x controls, by any number of workers; controls says what each control starts
-from; instability trains copies of one network under several data orders.
+from, redraw draws new weights for them, and chains are the controls with a search of their own; instability trains
+copies of one network under several data orders.
 """

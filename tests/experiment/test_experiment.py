@@ -190,3 +190,14 @@ def test_one_shot_of_one_round_is_the_ticket_whatever_the_scope(tmp_path, config
     experiment.run()
     ticket, at_once = (experiment.folder(network).mask() for network in experiment.networks() if network.round == 1)
     assert at_once == ticket
+
+
+def test_a_random_mask_takes_whole_groups_where_the_ticket_does(tmp_path):
+    experiment = make_experiment(tmp_path, [control("random_mask", [1], 3)], rounds=1, pattern="neuron")
+    experiment.run()
+    ticket = experiment.folder(Network(0, 1)).mask()
+    found = [experiment.folder(Network(0, 1, "random_mask", sample)).mask() for sample in range(3)]
+    for mask in found:
+        assert mask.counts() == ticket.counts() and mask != ticket
+        assert all((kept.all(1) | ~kept.any(1)).all() for kept in mask.values())
+    assert len({mask.fingerprint() for mask in found}) == 3

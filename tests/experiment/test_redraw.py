@@ -12,6 +12,8 @@ from hf_lottery import LotteryConfig
 from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.experiment.redraw import redraw
 from hf_lottery.layout import Network
+from hf_lottery.recipe.sections import ModelSection
+from hf_lottery.tasks.building import build
 from tests.experiment.test_experiment import control
 from tests.tiny import Net, make_trainer
 
@@ -73,6 +75,36 @@ def test_a_transformers_model_gets_the_distribution_that_from_config_draws(dtype
             assert value.mean() == pytest.approx(float(old.mean()), abs=0.01)
             for share in (0.02, 0.25, 0.5, 0.75, 0.98):
                 assert value.quantile(share) == pytest.approx(float(old.quantile(share)), abs=0.02)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+ARCHITECTURES = {
+    "lenet": ("image_classification", {}),
+    "conv-net": ("image_classification", {}),
+    "cifar-resnet": ("image_classification", {}),
+    "vgg": ("image_classification", {}),
+    "small-transformer": ("text_classification", {"vocab_size": 90}),
+    "vit": ("image_classification", {**SMALL, "image_size": 8, "patch_size": 4}),
+    "bert": ("text_classification", {**SMALL, "vocab_size": 90}),
+    "gpt2": ("causal_lm", {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 90}),
+    "qwen2": ("causal_lm", {**SMALL, "vocab_size": 90, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_recipes_architecture_is_drawn_again_as_its_task_draws_it(architecture):
+    """Under the same seed: bit for bit the weights and buffers that a replicate of this seed starts from."""
+    task, config = ARCHITECTURES[architecture]
+
+    def make(seed):
+        return build(task, ModelSection(architecture=architecture, config=config), seed)
+
+    model, other = make(1), make(5)
+    new = redraw(model, 5).tensors
+    state = dict(other.named_parameters()) | dict(other.named_buffers())
+    assert new.keys() == state.keys()
+    assert all(torch.equal(new[name], value) for name, value in state.items())
+    assert not all(torch.equal(new[name], value) for name, value in model.named_parameters())
 
 
 def test_a_pretrained_model_gets_the_random_weights_of_its_config(tmp_path):
