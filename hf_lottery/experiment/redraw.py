@@ -83,7 +83,7 @@ def _make(model_init: Factory, seed: int) -> dict[str, Tensor]:
 
 def _same_numbers(one: Tensor, other: Tensor) -> bool:
     """Whether two draws are equal, and not just one constant, such as zeros, everywhere."""
-    return torch.equal(one, other) and bool((one != one.flatten()[0]).any())
+    return torch.equal(one, other) and bool((one != one.flatten()[:1]).any())
 
 
 def _from_class(model: nn.Module) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainerCallback
 
 from hf_lottery import LotteryConfig
@@ -38,6 +39,10 @@ def by_size(weights, context):
     return {name: weight.detach().abs() + context.mask[name].float() for name, weight in weights.items()}
 
 
+def adapted() -> PeftModel:
+    return get_peft_model(Net(), LoraConfig(target_modules=["first"], modules_to_save=["classifier"], r=4))
+
+
 CONFIGS = {
     "from the start": {},
     "from step 2": {"rewind_step": 2},
@@ -45,6 +50,7 @@ CONFIGS = {
     "a function": {"criterion": by_size},
     "random": {"criterion": "random", "scope": "global"},
     "neurons": {"pattern": "neuron", "pruning_rates": {"classifier": 0.0}},
+    "LoRA from step 2": {"pattern": "rank", "rewind_step": 2},
 }
 
 
@@ -52,11 +58,15 @@ def config(rounds=2, **options) -> LotteryConfig:
     return LotteryConfig(num_rounds=rounds, pruning_rate=0.4, **options)
 
 
-def make_experiment(root, controls, rounds=2, replicates=1, callbacks=(), config_options=None, **settings):
+def make_experiment(
+    root, controls, rounds=2, replicates=1, callbacks=(), config_options=None, model_init=Net, **settings
+):
     def make(seed: int, folder: Path):
         lottery = config(rounds, **(config_options or {}))
         given = {**SETTINGS, **settings}
-        return make_trainer(folder, model_init=Net, lottery_config=lottery, seed=seed, callbacks=callbacks, **given)
+        return make_trainer(
+            folder, model_init=model_init, lottery_config=lottery, seed=seed, callbacks=callbacks, **given
+        )
 
     return Experiment(root, rounds, replicates, controls, 42, make)
 
@@ -68,11 +78,12 @@ def lines(root) -> dict[Network, dict]:
 
 @pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS.keys())
 def test_a_chain_is_a_whole_search_with_this_retraining_bit_for_bit(tmp_path, options):
-    experiment = make_experiment(tmp_path / "run", [control(name, [2]) for name in CHAINS], config_options=options)
+    model_init, plan = adapted if options.get("pattern") == "rank" else Net, [control(name, [2]) for name in CHAINS]
+    experiment = make_experiment(tmp_path / "run", plan, config_options=options, model_init=model_init)
     experiment.run()
     for name, retraining in RETRAINING.items():
         lottery = config(retraining=retraining, **options)
-        search = make_trainer(tmp_path / name, model_init=Net, lottery_config=lottery, seed=42, **SETTINGS)
+        search = make_trainer(tmp_path / name, model_init=model_init, lottery_config=lottery, seed=42, **SETTINGS)
         search.find_ticket()
         for number in (1, 2):
             alone, chain = Search(search).round_folder(number), experiment.folder(Network(0, number, name))
