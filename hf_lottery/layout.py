@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +48,8 @@ CONTROLS = (
     "set",
     "rigl",
 )
+# of these, the ones that search for a mask of their own, round by round: each stands on itself in the round before
+CHAINS = ("no_rewinding", "learning_rate_rewinding")
 
 
 @dataclass(frozen=True, order=True)
@@ -73,11 +75,20 @@ class Network:
 
     def folder(self, root: str | os.PathLike) -> Path:
         """`replicate-R/round-NN` in the output folder `root`; for a control, `CONTROL-SAMPLE` inside it."""
-        folder = round_folder(replicate_folder(root, self.replicate), self.round)
+        return self.folder_in(replicate_folder(root, self.replicate))
+
+    def folder_in(self, replicate: str | os.PathLike) -> Path:
+        """The same in the folder of its replicate."""
+        folder = round_folder(replicate, self.round)
         return folder if self.control == TICKET else folder / f"{self.control}-{self.sample}"
 
     def needs(self) -> Network | None:
-        """The network that must be finished first: the round before; for a control, the ticket of its round."""
+        """The network that must be finished first: the round before; for a control, the ticket of its round.
+
+        For one of CHAINS it is the same control in the round before, and in round 1 the dense network.
+        """
+        if self.control in CHAINS:
+            return replace(self, round=self.round - 1) if self.round > 1 else Network(self.replicate, 0)
         if self.control != TICKET:
             return Network(self.replicate, self.round)
         return Network(self.replicate, self.round - 1) if self.round > 0 else None
@@ -89,7 +100,10 @@ class Network:
 
 
 class PlannedControl(Protocol):
-    """A control as a recipe plans it: the rounds it is run at (None: all but round 0), and its samples in each."""
+    """A control as a recipe plans it: the rounds it is run at (None: all but round 0), and its samples in each.
+
+    One of CHAINS also runs at the rounds before these, on which it stands.
+    """
 
     name: str
     rounds: Iterable[int] | None
@@ -104,9 +118,11 @@ def planned_networks(num_rounds: int, replicates: int, controls: Iterable[Planne
     """
     networks = [Network(replicate, round) for replicate in range(replicates) for round in range(num_rounds + 1)]
     for control in controls:
-        for round in control.rounds or range(1, num_rounds + 1):
+        asked = control.rounds or range(1, num_rounds + 1)
+        for round in asked:
             if not 1 <= round <= num_rounds:
                 raise ValueError(f"control {control.name} is asked for at round {round}; rounds are 1 to {num_rounds}")
+        for round in range(1, max(asked, default=0) + 1) if control.name in CHAINS else asked:
             networks += [
                 Network(replicate, round, control.name, sample)
                 for replicate in range(replicates)

@@ -24,6 +24,18 @@ from hf_lottery.layout import STATE_FILE, Network, planned_networks
             Network(1, 3),
             "replicate 1 · round 3 · random reinit 3",
         ),
+        (
+            Network(1, 3, "no_rewinding", 2),
+            "replicate-1/round-03/no_rewinding-2",
+            Network(1, 2, "no_rewinding", 2),
+            "replicate 1 · round 3 · no rewinding 3",
+        ),
+        (
+            Network(1, 1, "learning_rate_rewinding", 2),
+            "replicate-1/round-01/learning_rate_rewinding-2",
+            Network(1, 0),
+            "replicate 1 · round 1 · learning rate rewinding 3",
+        ),
     ],
 )
 def test_a_network_has_a_folder_a_need_and_a_name(network, folder, needs, name):
@@ -40,8 +52,9 @@ def test_an_old_line_without_a_sample_is_of_the_first():
 def test_every_network_is_planned_after_what_it_needs():
     controls = [SimpleNamespace(name="one_shot", rounds=[2], per_ticket=2)]
     controls += [SimpleNamespace(name="random_mask", rounds=None, per_ticket=1)]
+    controls += [SimpleNamespace(name="no_rewinding", rounds=[1, 3], per_ticket=2)]  # its round 2 is planned too
     networks = planned_networks(3, 2, controls)
-    assert len(networks) == len(set(networks)) == 2 * (4 + 2 + 3)
+    assert len(networks) == len(set(networks)) == 2 * (4 + 2 + 3 + 6)
     seen = set()
     for network in networks:
         assert network.needs() is None or network.needs() in seen

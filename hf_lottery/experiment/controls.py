@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
-from transformers import PreTrainedModel, set_seed
+from torch import Tensor
 
+from hf_lottery.experiment.chains import continue_chain
 from hf_lottery.experiment.dynamic import rigl, set_control
+from hf_lottery.experiment.redraw import redraw
+from hf_lottery.layout import Network
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
+from hf_lottery.pruning.random_mask import random_mask_like
 from hf_lottery.pruning.selection.select import select
 from hf_lottery.pruning.step import next_mask, score
-from hf_lottery.random_state import random_state_kept
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
 
 
 def random_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """The ticket's mask over freshly drawn weights, trained from step 0 (Frankle & Carbin 2019, section 2)."""
-    _start(trainer, Search(trainer).round_folder(number).mask(), redraw(trainer.model, seed), from_rewind_point=False)
+    """The ticket's mask over freshly drawn weights, trained from step 0 (Frankle & Carbin 2019, section 2).
+
+    They come from the distribution that the network's first weights came from; see `redraw`.
+    """
+    _start(trainer, Search(trainer).round_folder(number).mask(), _redrawn(trainer, seed), from_rewind_point=False)
 
 
 def signed_reinit(trainer: LotteryMixin, number: int, seed: int) -> None:
     """Freshly drawn magnitudes with θ_k's signs under the ticket's mask (Zhou et al. 2019, section 4)."""
     mask, old = Search(trainer).round_folder(number).mask(), trainer.rewind_point.tensors
-    new = redraw(trainer.model, seed).tensors
+    new = _redrawn(trainer, seed).tensors
     signed = {name: new[name].abs() * old[name].sign() if name in mask else old[name] for name in old}
     _start(trainer, mask, RewindPoint(0, signed), from_rewind_point=False)
 
 
 def random_mask(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places."""
-    mask = Search(trainer).round_folder(number).mask().shuffled(torch.Generator().manual_seed(seed))
+    """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places.
+
+    Where the pattern prunes neurons, heads, ranks, rows or n:m, these are at random places, and no single weights.
+    """
+    ticket_mask, generator = Search(trainer).round_folder(number).mask(), torch.Generator().manual_seed(seed)
+    mask = random_mask_like(ticket_mask, trainer.model, trainer.lottery_config, generator)
     _start(trainer, mask, trainer.rewind_point)
 
 
@@ -53,14 +59,18 @@ def shuffled_weights(trainer: LotteryMixin, number: int, seed: int) -> None:
     _start(trainer, mask, RewindPoint(trainer.rewind_point.step, tensors))
 
 
-def no_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """The ticket's mask over the trained weights of the round before, fine-tuned (Han et al. 2015)."""
-    _start_from_trained(trainer, number, retraining="fine_tuning")
+def no_rewinding(trainer: LotteryMixin, number: int, seed: int, sample: int = 0) -> None:
+    """Iterative pruning with fine-tuning, whose every round stands on its own round before (Han et al. 2015).
+
+    Its network of the round before (in round 1 the dense one) is pruned by its own trained weights. The survivors
+    keep these, and are trained on at the last learning rate.
+    """
+    continue_chain(trainer, Network(0, number, "no_rewinding", sample), "fine_tuning")
 
 
-def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int) -> None:
-    """The ticket's mask over the trained weights, with the learning-rate schedule of step k (Renda et al. 2020)."""
-    _start_from_trained(trainer, number, retraining="learning_rate_rewinding")
+def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int, sample: int = 0) -> None:
+    """As `no_rewinding`, but trained with the learning-rate schedule of step k on (Renda et al. 2020)."""
+    continue_chain(trainer, Network(0, number, "learning_rate_rewinding", sample), "learning_rate_rewinding")
 
 
 def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
@@ -100,7 +110,8 @@ def _cut(context: PruningContext, like: Mask) -> Mask:
     return Mask({name: tensors[name] for name in like})
 
 
-CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {
+# name -> (trainer, round, seed); those of layout.CHAINS also take `sample`, which of the control's chains it is
+CONTROLS: dict[str, Callable[..., None]] = {
     "random_reinit": random_reinit,
     "random_mask": random_mask,
     "no_rewinding": no_rewinding,
@@ -113,57 +124,20 @@ CONTROLS: dict[str, Callable[[LotteryMixin, int, int], None]] = {
 }
 
 
+def require_possible(trainer: LotteryMixin, controls: Iterable[str]) -> None:
+    """Raise now, before a network is trained, the ValueError that one of these controls would raise for its model."""
+    if {"random_reinit", "signed_reinit"} & set(controls):
+        _redrawn(trainer, seed=0)
+
+
 def control_seed(seed: int, control: str, number: int, sample: int) -> int:
     """The seed of a control's own random draws: different for each control, the same on every machine."""
     digest = hashlib.sha256(f"{seed}/{control}/{number}/{sample}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def redraw(model: nn.Module, seed: int) -> RewindPoint:
-    """New random weights for `model`, drawn under `seed`. The model and the random-number state do not change.
-
-    A PreTrainedModel is made again from its config. In a PEFT model only the adapters are drawn again. Any other
-    module must have `reset_parameters` in each submodule with parameters.
-
-    Raises:
-        ValueError: a submodule has no `reset_parameters`.
-    """
-    with random_state_kept():
-        set_seed(seed)
-        if isinstance(model, PeftModel):
-            fresh = _redraw_adapters(model)
-        elif isinstance(model, PreTrainedModel):
-            fresh = RewindPoint.capture(type(model)(copy.deepcopy(model.config)))
-        else:
-            fresh = _redraw_modules(copy.deepcopy(model))
-    names = {name for name, p in model.named_parameters() if p.requires_grad} | dict(model.named_buffers()).keys()
-    return RewindPoint(0, {name: value for name, value in fresh.tensors.items() if name in names})
-
-
-def _redraw_modules(clone: nn.Module) -> RewindPoint:
-    for name, module in clone.named_modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            if not callable(getattr(module, "reset_parameters", None)):
-                raise ValueError(f"'{name}' ({type(module).__name__}) has no reset_parameters: cannot redraw it")
-            module.reset_parameters()
-    return RewindPoint.capture(clone)
-
-
-def _redraw_adapters(model: PeftModel) -> RewindPoint:
-    before = RewindPoint.capture(model)
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            for adapter in module.active_adapters:
-                module.reset_lora_parameters(adapter, model.peft_config[adapter].init_lora_weights)
-    fresh = RewindPoint.capture(model)
-    before.restore(model)
-    return fresh
-
-
-def _start_from_trained(trainer: LotteryMixin, number: int, **how: Any) -> None:
-    """The ticket's mask over the trained weights of the round before."""
-    search = Search(trainer)
-    _start(trainer, search.round_folder(number).mask(), search.round_folder(number - 1).trained(), **how)
+def _redrawn(trainer: LotteryMixin, seed: int) -> RewindPoint:
+    return redraw(trainer.model, seed, trainer.model_factory, trainer.mask)
 
 
 def _start(trainer: LotteryMixin, mask: Mask, weights: RewindPoint, **how: Any) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 from filelock import FileLock
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
-from hf_lottery.experiment.controls import CONTROLS, control_seed
+from hf_lottery.experiment.chains import discard_older
+from hf_lottery.experiment.controls import CONTROLS, control_seed, require_possible
 from hf_lottery.files import sweep_all, write_text
 from hf_lottery.finished import damages
 from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import (
+    CHAINS,
     RESULT_FILE,
     RESULTS_FILE,
     TICKET,
@@ -26,6 +28,7 @@ from hf_lottery.layout import (
     planned_networks,
     replicate_folder,
 )
+from hf_lottery.results.chains import CHAIN
 from hf_lottery.results.diverged import Diverged, left_out, named, sentence
 from hf_lottery.sealed import DamagedFile
 from hf_lottery.stopped import Stopped
@@ -76,6 +79,7 @@ class Experiment:
         self._lock: FolderLock | None = None  # of the network that rank 0 has claimed
         self._discarded: set[Path] = set()  # damaged files that were recomputed
         self._settled: dict[Network, bool] = {}  # finished network -> whether it diverged
+        self._checked = False  # whether all controls are known to be possible
 
     def grow(self, replicates: int) -> None:
         """Plan more replicates; what is finished stays finished."""
@@ -99,7 +103,8 @@ class Experiment:
     def left_out(self) -> dict[Network, Network]:
         """A network that is never trained -> the diverged network that it stands on."""
         for network in self._networks:
-            if network.control == TICKET and network not in self._settled and self.folder(network).finished:
+            stood_on = network.control in (TICKET, *CHAINS)
+            if stood_on and network not in self._settled and self.folder(network).finished:
                 self._settled[network] = Diverged.of_line(self.folder(network).result()) is not None
         return left_out(self._networks, [network for network, diverged in self._settled.items() if diverged])
 
@@ -129,6 +134,7 @@ class Experiment:
         Raises:
             DamagedFile: a file is damaged again after it was written anew.
             Stopped: a signal has come.
+            ValueError: a control is not possible with this model. Nothing has been trained then.
         """
         if is_main():
             self._tidy()
@@ -185,6 +191,7 @@ class Experiment:
     def _tidy(self) -> None:
         """Remove what killed processes have left, and say which networks are damaged."""
         sweep_all(self.root)
+        discard_older(self._networks, self.folder)
         for network in self._networks:
             for damage in damages(network.folder(self.root), network):
                 then = "The network is trained again" if damage.path.name == RESULT_FILE else _KEPT
@@ -231,11 +238,16 @@ class Experiment:
     def _train(self, network: Network) -> None:
         seed = self.seed + network.replicate
         trainer = self.make_trainer(seed, replicate_folder(self.root, network.replicate))
+        if not self._checked:
+            require_possible(trainer, from_main(lambda: {left.control for left in self.pending()}))
+            self._checked = True
         search = Search(trainer)
         if network.control == TICKET:
             search.run_round(network.round, replicate=network.replicate, **self.labels())
             return
         search.enter_round(network.round)
         own_seed = control_seed(seed, network.control, network.round, network.sample)
-        CONTROLS[network.control](trainer, network.round, own_seed)
-        search.train_network(self.folder(network), **asdict(network), **self.labels())
+        of_chain = network.control in CHAINS
+        CONTROLS[network.control](trainer, network.round, own_seed, **({"sample": network.sample} if of_chain else {}))
+        labels = {**self.labels(), **({CHAIN: network.round} if of_chain else {})}
+        search.train_network(self.folder(network), **asdict(network), **labels)

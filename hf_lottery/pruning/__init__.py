@@ -8,5 +8,6 @@ criteria    `CRITERIA`: name -> function and what it needs; gradients (snip, gra
 patterns    `PATTERNS`: name -> function; groups (n:m and neurons), gated (neurons of gated MLPs), heads, lora (ranks)
             and embeddings (rows) hold the functions for whole groups
 untrained   refuses a mask of a LoRA that its start would decide
+units       which weights are pruned together; random_mask exchanges them, for the control of that name
 selection/  removes exactly the number of lowest scores that rate and scope ask for
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from hf_lottery.config import LotteryConfig, n_of_m
@@ -19,8 +20,13 @@ from hf_lottery.pruning.groups import Key, prune_n_of_m, prune_neurons, require_
 from hf_lottery.pruning.heads import attention_heads, prune_heads, require_projections
 from hf_lottery.pruning.lora import prune_ranks, require_lora
 from hf_lottery.pruning.selection.sharded import prune
+from hf_lottery.pruning.units import head_units, neuron_units, rank_units, shuffle_n_of_m, shuffle_units
 
 Weights = Mapping[str, Tensor]
+
+
+def _shuffle_weights(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
+    return mask.shuffled(generator)
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,14 @@ class Pattern:
             function to apply to the scores.
         check: (model, config, weights, rates) -> None; raises a ValueError for a network without such groups.
         uses_criterion: False: `prune` scores its groups by the weights themselves, and gets these as `scores`.
+        shuffle: (mask, model, config, generator) -> a random mask of such groups with the same counts, every one
+            equally likely.
     """
 
     prune: Callable[[PruningContext, Weights, Key], Mask]
     check: Callable[[nn.Module, LotteryConfig, Weights, Mapping[str, float]], None] | None = None
     uses_criterion: bool = True
+    shuffle: Callable[[Mask, nn.Module, LotteryConfig, torch.Generator], Mask] = _shuffle_weights
 
 
 def pattern_of(config: LotteryConfig) -> Pattern:
@@ -56,6 +65,10 @@ def _check_neurons(model: nn.Module, config: LotteryConfig, weights: Weights, ra
     require_whole(gated_mlps(model), weights, config.pruning_rate, rates)
 
 
+def _shuffle_neurons(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
+    return shuffle_units(mask, neuron_units(mask, gated_mlps(model)), generator)
+
+
 def _prune_heads(context: PruningContext, scores: Weights, key: Key) -> Mask:
     return prune_heads(scores, context.mask, heads=attention_heads(context.model), key=key, **context.amount)
 
@@ -64,12 +77,20 @@ def _check_heads(model: nn.Module, config: LotteryConfig, weights: Weights, rate
     require_projections(attention_heads(model), weights)
 
 
+def _shuffle_heads(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
+    return shuffle_units(mask, head_units(attention_heads(model)), generator)
+
+
 def _prune_ranks(context: PruningContext, scores: Weights, key: Key) -> Mask:
     return prune_ranks(scores, context.mask, **context.amount)
 
 
 def _check_ranks(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
     require_lora(weights)
+
+
+def _shuffle_ranks(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
+    return shuffle_units(mask, rank_units(mask), generator)
 
 
 def _prune_n_of_m(context: PruningContext, scores: Weights, key: Key) -> Mask:
@@ -93,10 +114,14 @@ def _check_n_of_m(model: nn.Module, config: LotteryConfig, weights: Weights, rat
             require_divides(n, m, name, weight.shape)
 
 
+def _shuffle_n_of_m(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
+    return shuffle_n_of_m(mask, n_of_m(config.pattern)[1], generator)
+
+
 PATTERNS: dict[str, Pattern] = {
     "weight": Pattern(_prune_weights),
-    "neuron": Pattern(_prune_neurons, _check_neurons),
-    "head": Pattern(_prune_heads, _check_heads),
-    "rank": Pattern(_prune_ranks, _check_ranks, uses_criterion=False),
-    "n:m": Pattern(_prune_n_of_m, _check_n_of_m),
+    "neuron": Pattern(_prune_neurons, _check_neurons, shuffle=_shuffle_neurons),
+    "head": Pattern(_prune_heads, _check_heads, shuffle=_shuffle_heads),
+    "rank": Pattern(_prune_ranks, _check_ranks, uses_criterion=False, shuffle=_shuffle_ranks),
+    "n:m": Pattern(_prune_n_of_m, _check_n_of_m, shuffle=_shuffle_n_of_m),
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hf_lottery.layout import CONTROLS
+from hf_lottery.layout import CHAINS, CONTROLS
 from hf_lottery.printable import shown
 from hf_lottery.recipe.code import loader_argument
 from hf_lottery.recipe.errors import sentences, unknown_key
@@ -69,7 +69,7 @@ class Control(Section):
 
     Args:
         name: one of CONTROLS.
-        rounds: the rounds at which it is trained. None: every round from 1.
+        rounds: the rounds at which it is trained, and for one of CHAINS those before. None: every round from 1.
         per_ticket: number of samples at each of these rounds.
     """
 
@@ -120,8 +120,14 @@ class Experiment(Section):
 
 def number_of_networks(num_rounds: int, replicates: int, controls: list[Control]) -> int:
     """How many networks `hf_lottery.layout.planned_networks` lists, without listing them."""
-    of_controls = sum(len(control.rounds or range(num_rounds)) * control.per_ticket for control in controls)
-    return replicates * (num_rounds + 1 + of_controls)
+    return replicates * (num_rounds + 1 + sum(_rounds(num_rounds, each) * each.per_ticket for each in controls))
+
+
+def _rounds(num_rounds: int, control: Control) -> int:
+    """At how many rounds a control is trained."""
+    if control.rounds is None:
+        return num_rounds
+    return max(control.rounds) if control.name in CHAINS else len(control.rounds)
 
 
 class Hub(Section):

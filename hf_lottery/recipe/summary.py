@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from hf_lottery.config import LotteryConfig
+from hf_lottery.layout import CHAINS
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.recipe.sections import Control, Experiment, number_of_networks
 
@@ -76,4 +77,6 @@ def _densities(lottery: LotteryConfig) -> str:
 def _control(control: Control) -> str:
     samples = f" x {control.per_ticket}" if control.per_ticket > 1 else ""
     rounds = "" if control.rounds is None else f" at rounds {', '.join(map(str, control.rounds))}"
+    if control.rounds is not None and control.name in CHAINS:
+        rounds += " and all before"
     return f"{control.name}{samples}{rounds}"

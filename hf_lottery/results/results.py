@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_lottery.finished import odd_value, read_line
 from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
+from hf_lottery.results.chains import before_older, older_notes
 from hf_lottery.results.diverged import Diverged, left_out
 from hf_lottery.results.metric import Metric, metric_of
 from hf_lottery.results.resolution import resolution
@@ -110,14 +111,14 @@ class Results:
         """The networks that should be there and have not finished.
 
         Every replicate must have each round, control and sample that any replicate has, and all that is planned,
-        but for what stands on a network that diverged.
+        but for what stands on a network that diverged, and for what only a chain of this version needs.
 
         Args:
             planned: the networks of the recipe, where it is known.
         """
         finished = {Network.of_line(line) for line in self.lines}
         expected = self._expected(planned)
-        return sorted(expected - finished - self.left_out(planned).keys())
+        return sorted(expected - finished - self.left_out(planned).keys() - before_older(self.lines, expected))
 
     def _expected(self, planned: Iterable[Network]) -> set[Network]:
         finished = [Network.of_line(line) for line in self.lines]
@@ -176,7 +177,7 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         )
     lines = [found[network] for network in sorted(found)]
     _require_one_recipe(lines, output_dir)
-    return Results(lines, notes + _shared_seeds(lines))
+    return Results(lines, notes + _shared_seeds(lines) + older_notes(lines))
 
 
 def _listed(path: Path) -> tuple[dict[Network, Line], list[str]]:

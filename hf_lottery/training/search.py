@@ -178,25 +178,33 @@ class Search:
             DivergedError: the round diverged.
             FileNotFoundError: the round is not finished.
         """
-        if self._loaded == number:
-            return
-        folder, trainer = self.round_folder(number), self.trainer
+        if self._loaded != number:
+            self.load_network(self.round_folder(number), number)
+            self._loaded = number
+
+    def load_network(self, folder: NetworkFolder, number: int) -> None:
+        """Give the model mask and trained weights of a finished network of round `number`, to go on from there.
+
+        Raises:
+            DivergedError, FileNotFoundError: as `load_trained`.
+        """
+        trainer, self._loaded = self.trainer, None
         if from_main(lambda: not folder.finished):
             raise FileNotFoundError(f"round {number} is not finished in {folder.path}: run it first")
-        self._require_not_diverged(number)
+        self._require_not_diverged(folder, number)
         self._load_rewind_point()
         trained, mask = folder.trained(), folder.mask()
         trained.restore(trainer.model)
         trainer.mask = mask
         trainer.replay.last_lr_factor = folder.result().get("last_lr_factor")
-        trainer.current_round = self._loaded = number
+        trainer.current_round = number
 
-    def _require_not_diverged(self, number: int) -> None:
-        found = Diverged.of_line(self.round_folder(number).result())
+    def _require_not_diverged(self, folder: NetworkFolder, number: int) -> None:
+        found = Diverged.of_line(folder.result())
         if found is not None:
             raise DivergedError(
                 f"round {number} diverged at {found.where}, so no ticket stands on it; it is recorded in "
-                f"{self.round_folder(number).path}. Set another output_dir, with a lower learning_rate, a "
+                f"{folder.path}. Set another output_dir, with a lower learning_rate, a "
                 "max_grad_norm above 0, or data without nan"
             )
 
@@ -225,7 +233,7 @@ class Search:
         """
         trainer = self.trainer
         number = trainer.lottery_config.num_rounds if number is None else number
-        self._require_not_diverged(number)
+        self._require_not_diverged(self.round_folder(number), number)
         self._load_rewind_point()
         mask, rewind = self.round_folder(number).mask(), trainer.rewind_point
         about.setdefault("results", [self.round_folder(r).result() for r in range(number + 1)])

@@ -50,6 +50,7 @@ class LotteryMixin(CheckpointMixin):
     Attributes:
         lottery_config: the one given; for a ticket alone, the defaults.
         current_round: the number of prunings; `log` adds it to every record.
+        model_factory: `model_init` as it was given; controls draw new weights with it.
         replay: how the next `train()` starts.
         rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
         checkpoints: the callback that completes and checks checkpoints; None without `lottery_config` and `ticket`.
@@ -63,7 +64,7 @@ class LotteryMixin(CheckpointMixin):
         # Set before Trainer's __init__, because that of a subclass may log, save or make its optimizer.
         if lottery_config is None and ticket is not None:
             lottery_config = LotteryConfig(pruned_value=ticket.pruned_becomes)
-        self.lottery_config = lottery_config
+        self.lottery_config, self.model_factory = lottery_config, None
         self.current_round = 0
         self.replay = Replay()
         self.rewinding: RewindCallback | None = None
@@ -86,7 +87,7 @@ class LotteryMixin(CheckpointMixin):
         refuse_unsupported_launcher(self, config)
         refuse_order_that_no_seed_decides(self, config)
         deepspeed = DeepSpeedTraining(self) if self.is_deepspeed_enabled else None
-        self.model_init = None  # the model is made; a second one in train() would undo every rewind
+        self.model_factory, self.model_init = self.model_init, None  # train() would undo every rewind with it
         targets = prunable(self.model, config.target_modules, config.exclude_modules, config.prune_embeddings)
         self._rates = match_rates(config.pruning_rates, tuple(targets))
         check_network(self.model, config, targets, self._rates)
@@ -100,9 +101,8 @@ class LotteryMixin(CheckpointMixin):
         self.checkpoints = Checkpoints(self)
         mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
         self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
-        # Callback order: Trainer's own and the caller's, then ours as they are added here. DeepSpeed's writes the
-        # weights into the engine; then θ_0 is captured; then the masked step is made, which may need θ_k; then the
-        # watch looks at what all of them have done.
+        # Callback order: Trainer's, the caller's, then ours: DeepSpeed's writes the weights into the engine; θ_0 is
+        # captured; the masked step is made, which may need θ_k; the watch looks at what all of them have done.
         self.watch = Watch(self, self._masking)
         self._data_order = DataOrder(self, self._masking)
         ours = (self._data_order, deepspeed, self.rewinding, self._masking, self.watch, self.checkpoints)

@@ -110,9 +110,8 @@ def experiment(folder: Path, names, replicates: int = 1, rounds: int = 2, **sett
     """Replicates and controls, each network with a fresh trainer."""
 
     def make(seed: int, place: Path):
-        torch.manual_seed(seed)
         config = LotteryConfig(num_rounds=rounds, pruning_rate=0.4, rewind_step=1)
-        return make_trainer(place, model=Net(), lottery_config=config, seed=seed, **{**STEPS, **settings})
+        return make_trainer(place, model_init=Net, lottery_config=config, seed=seed, **{**STEPS, **settings})
 
     controls = [SimpleNamespace(name=name, rounds=[rounds], per_ticket=1) for name in names]
     return Experiment(folder, rounds, replicates, controls, 42, make)

@@ -30,7 +30,7 @@ def make_experiment(root, diverges, made=None, **config):
         return make_trainer(folder, model=Net(), lottery_config=lottery, seed=seed, **settings)
 
     made = [] if made is None else made
-    return Experiment(root, 2, 2, [control("random_mask"), control("no_rewinding")], 42, make)
+    return Experiment(root, 2, 2, [control("random_mask"), control("one_shot")], 42, make)
 
 
 def lines(root) -> list[dict]:
@@ -47,8 +47,8 @@ def test_the_other_replicate_is_finished_and_has_what_it_has_alone(tmp_path, rew
     assert (found[0]["replicate"], found[0]["round"], found[0]["diverged"]["tensor"]) == (0, 0, "first.weight")
     assert said == [
         f"replicate 0 diverged at round 0, step {found[0]['steps']} (weights of 'first.weight'); left out: "
-        "replicate 0 · round 1 · ticket; replicate 0 · round 1 · no rewinding; replicate 0 · round 1 · random mask; "
-        "replicate 0 · round 2 · ticket; replicate 0 · round 2 · no rewinding; replicate 0 · round 2 · random mask"
+        "replicate 0 · round 1 · ticket; replicate 0 · round 1 · one shot; replicate 0 · round 1 · random mask; "
+        "replicate 0 · round 2 · ticket; replicate 0 · round 2 · one shot; replicate 0 · round 2 · random mask"
     ]
     make_experiment(tmp_path / "both", lambda replicate, count: False, rewind_step=rewind_step).run()
     whole = [line for line in lines(tmp_path / "both") if line["replicate"] == 1]
@@ -76,7 +76,7 @@ def test_a_control_that_diverges_ends_nothing(tmp_path):
     experiment = make_experiment(tmp_path, lambda replicate, count: (replicate, count) == (0, 3))
     experiment.run()
     (line,) = [line for line in lines(tmp_path) if "diverged" in line]
-    assert line["control"] in ("no_rewinding", "random_mask") and line["round"] == 1
+    assert line["control"] in ("one_shot", "random_mask") and line["round"] == 1
     assert experiment.left_out() == {} and len(lines(tmp_path)) == 14
 
 

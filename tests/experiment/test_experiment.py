@@ -14,8 +14,8 @@ import torch
 from hf_lottery import LotteryConfig
 from hf_lottery.experiment.controls import CONTROLS, control_seed, redraw
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.layout import CHAINS, Network
 from hf_lottery.layout import CONTROLS as NAMES
-from hf_lottery.layout import Network
 from hf_lottery.training.search import Search
 from tests.tiny import Net, make_trainer, seeded_net
 
@@ -26,10 +26,9 @@ def control(name, rounds=None, per_ticket=1):
 
 def make_experiment(root, controls=(), rounds=2, replicates=1, **config):
     def make(seed: int, folder: Path):
-        torch.manual_seed(seed)
         settings = {"eval_strategy": "steps", "eval_steps": 2, "lr_scheduler_type": "constant", "max_steps": 6}
         lottery = LotteryConfig(num_rounds=rounds, pruning_rate=0.4, **config)
-        return make_trainer(folder, model=Net(), lottery_config=lottery, seed=seed, **settings)
+        return make_trainer(folder, model_init=Net, lottery_config=lottery, seed=seed, **settings)
 
     return Experiment(root, rounds, replicates, controls, 42, make)
 
@@ -58,7 +57,7 @@ def test_a_control_has_the_tickets_counts_in_every_tensor(finished, name):
     assert other.counts() == ticket.counts() == {"first.weight": (104, 288), "classifier.weight": (26, 72)}
     line = finished.folder(Network(0, 2, name)).result()
     assert (line["control"], line["round"], line["density"]) == (name, 2, ticket.density())
-    assert (other == ticket) == (name not in ("random_mask", "one_shot", "set", "rigl"))
+    assert (other == ticket) == (name not in ("random_mask", "one_shot", "set", "rigl", *CHAINS))
 
 
 def start(finished, name, number=2):
@@ -72,7 +71,6 @@ def start(finished, name, number=2):
 def test_what_each_control_starts_from(finished):
     theta_0 = finished.make_trainer(42, finished.root / "replicate-0")
     theta_0 = {n: p.detach().clone() for n, p in theta_0.model.named_parameters()}
-    trained = finished.folder(Network(0, 1)).trained().tensors
     for name in CONTROLS:
         trainer, now = start(finished, name)
         for tensor, kept in trainer.mask.items():
@@ -80,7 +78,8 @@ def test_what_each_control_starts_from(finished):
             assert not value[~kept].any()
             if name in ("random_mask", "one_shot", "set", "rigl"):
                 assert torch.equal(value[kept], old[kept])
-            elif name in ("no_rewinding", "learning_rate_rewinding"):
+            elif name in CHAINS:
+                trained = finished.folder(Network(0, 1, name)).trained().tensors  # its own, of the round before
                 assert torch.equal(value[kept], trained[tensor][kept])
             elif name == "shuffled_weights":
                 assert torch.equal(value[kept].sort().values, old[kept].sort().values)
@@ -125,7 +124,7 @@ def test_one_shot_is_the_dense_networks_largest_weights(finished):
 
 def test_the_folder_holds_what_it_should(finished):
     lines = [json.loads(line) for line in (finished.root / "results.jsonl").read_text().splitlines()]
-    assert len(lines) == 3 + len(CONTROLS) == len(finished.networks())
+    assert len(lines) == 3 + len(CONTROLS) + len(CHAINS) == len(finished.networks())
     needed = {
         "replicate", "seed", "control", "sample", "round", "density", "kept", "prunable", "steps", "eval_loss",
         "test_loss", "early_stop_step", "early_stop_test_loss", "train_seconds", "fingerprint", "densities",
@@ -184,7 +183,7 @@ def test_replicates_and_samples_differ(tmp_path):
 def test_redraw_leaves_model_and_random_numbers_alone():
     model = seeded_net()
     before, state = {n: t.clone() for n, t in model.state_dict().items()}, torch.get_rng_state()
-    one, again, other = redraw(model, 1), redraw(model, 1), redraw(model, 2)
+    one, again, other = redraw(model, 1, Net), redraw(model, 1, Net), redraw(model, 2, Net)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert torch.equal(one.tensors["first.weight"], again.tensors["first.weight"])
@@ -215,3 +214,14 @@ def test_one_shot_of_one_round_is_the_ticket_whatever_the_scope(tmp_path, config
     experiment.run()
     ticket, at_once = (experiment.folder(network).mask() for network in experiment.networks() if network.round == 1)
     assert at_once == ticket
+
+
+def test_a_random_mask_takes_whole_groups_where_the_ticket_does(tmp_path):
+    experiment = make_experiment(tmp_path, [control("random_mask", [1], 3)], rounds=1, pattern="neuron")
+    experiment.run()
+    ticket = experiment.folder(Network(0, 1)).mask()
+    found = [experiment.folder(Network(0, 1, "random_mask", sample)).mask() for sample in range(3)]
+    for mask in found:
+        assert mask.counts() == ticket.counts() and mask != ticket
+        assert all((kept.all(1) | ~kept.any(1)).all() for kept in mask.values())
+    assert len({mask.fingerprint() for mask in found}) == 3

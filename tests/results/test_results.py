@@ -5,7 +5,7 @@ import pytest
 
 from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.layout import Network
-from hf_lottery.recipe.sections import Control
+from hf_lottery.recipe.sections import Control, number_of_networks
 from hf_lottery.results.metric import Metric
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.written_recipe import read_recipe
@@ -130,12 +130,13 @@ def test_the_plan_is_that_of_the_experiment(tmp_path):
     """The networks that a report expects are those that a run trains."""
     (tmp_path / "recipe.yaml").write_text(
         "experiment:\n  replicates: 2\n  controls:\n    random_reinit: {rounds: [1, 3], per_ticket: 3}\n"
-        "    random_mask:\n    dense:\nlottery: {num_rounds: 4}\n"
+        "    random_mask:\n    dense:\n    no_rewinding: {rounds: [3], per_ticket: 2}\nlottery: {num_rounds: 4}\n"
     )
     plan = [Control(name="random_reinit", rounds=[1, 3], per_ticket=3), Control(name="random_mask")]
+    plan.append(Control(name="no_rewinding", rounds=[3], per_ticket=2))
     networks = Experiment(tmp_path, 4, 2, plan, 0, make_trainer=None).networks()
     assert read_recipe(tmp_path).planned() == networks
-    assert len(networks) == len(set(networks)) == 2 * (5 + 2 * 3 + 4)
+    assert len(networks) == len(set(networks)) == 2 * (5 + 2 * 3 + 4 + 3 * 2) == number_of_networks(4, 2, plan)
     assert networks[:2] == [Network(0, 0), Network(1, 0)] and networks[-1] == Network(1, 4, "random_mask")
 
 
