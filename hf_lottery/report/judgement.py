@@ -32,8 +32,8 @@ def judgement(found: Verdict) -> list[Section]:
         f"Winning: matching, and better than both {' and '.join(LOTTERY_CONTROLS)}. Speed-up: dense early-stop step "
         "/ the ticket's.",
         "The answers are corrected for the number of densities: all yes answers to one question together are wrong in "
-        f"at most {100 * LEVEL:.1f}% of experiments (Holm's correction; for matching also a fixed sequence from dense "
-        "to sparse, with as much again), and so are all no answers. An interval that excludes a value "
+        f"at most {100 * LEVEL:.1f}% of experiments (Holm's correction; for matching half of that, and 2.5% for the "
+        "fixed sequence from dense to sparse), and so are all no answers. An interval that excludes a value "
         "can therefore be undecided.",
     ]
     if found.looks > 1:

@@ -75,12 +75,19 @@ class Results:
         A replicate's samples share its initialisation and data order, so they are one observation, not several.
         Lines without a finite value are left out, and networks that diverged are; see `without_value`.
         """
-        samples: dict[int, list[float]] = {}
-        for line in self.select(control, round):
-            value = value_of(line, key)
-            if value is not None:
-                samples.setdefault(line["replicate"], []).append(value)
-        return {replicate: sum(found) / len(found) for replicate, found in sorted(samples.items())}
+        if (key, control, round) not in self._values:
+            samples: dict[int, list[float]] = {}
+            for line in self.select(control, round):
+                value = value_of(line, key)
+                if value is not None:
+                    samples.setdefault(line["replicate"], []).append(value)
+            means = {replicate: sum(found) / len(found) for replicate, found in sorted(samples.items())}
+            self._values[key, control, round] = means
+        return self._values[key, control, round]
+
+    @cached_property
+    def _values(self) -> dict[tuple[str, str, int], dict[int, float]]:
+        return {}
 
     def without_value(self, key: str, control: str, round: int) -> set[int]:
         """The replicates of which a finished network of this control and round has no finite value of `key`.
