@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from hf_lottery.report.section import Section
 from hf_lottery.results import formatting
-from hf_lottery.results.finding import LEVEL, MIN_REPLICATES, Finding
+from hf_lottery.results.finding import LEVEL, Finding
+from hf_lottery.results.headline import too_few
 from hf_lottery.results.table import Cell
 from hf_lottery.results.verdict import LOTTERY_CONTROLS, RoundVerdict, Verdict
 
@@ -20,9 +21,8 @@ def judgement(found: Verdict) -> list[Section]:
         return []
     when = "the early-stop step" if found.early_stop else "the end of training"
     heading = f"Verdict by density, at {when}"
-    if all(one.matching.comparison.count < MIN_REPLICATES for one in found.rounds):
-        count = f"{found.replicates} replicate{'s' if found.replicates != 1 else ''}"
-        return [Section(heading, [f"Undecided: {count}, and a verdict needs {MIN_REPLICATES} replicates."])]
+    if sentence := too_few(found):
+        return [Section(heading, [sentence])]
     headings = ["density", "matching dense?", *(f"better than {control}?" for control in found.controls())]
     headings += ["winning ticket?", "earlier than dense?", "speed-up"]
     margin = formatting.difference(found.tolerance, found.metric, signed=False)

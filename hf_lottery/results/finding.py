@@ -26,7 +26,8 @@ class Comparison:
         above: the answer is yes if the true mean is above it.
         below: the answer is no if the true mean is below it.
         lost: replicates of which the ticket has no value, because it or a round before diverged.
-        rival_lost: replicates of which the other has none.
+        rival_lost: replicates of which the other has none, or one sample of it has none.
+        rival_partly: of these, the ones of which another sample has a value, so that they are in the difference.
         resolution: a mean difference that is smaller says nothing, where it is above 0.
     """
 
@@ -35,12 +36,13 @@ class Comparison:
     below: float
     lost: int = 0
     rival_lost: int = 0
+    rival_partly: int = 0
     resolution: float = 0.0
 
     @property
     def count(self) -> int:
         """How many replicates there are, with those that diverged."""
-        return self.difference.n + self.lost + self.rival_lost
+        return self.difference.n + self.lost + self.rival_lost - self.rival_partly
 
     @property
     def p_yes(self) -> float:

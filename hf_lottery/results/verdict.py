@@ -103,9 +103,13 @@ class Verdict:
 
     @property
     def decided(self) -> bool:
-        """Whether a winning ticket is shown at some density, or ruled out at each that has both controls."""
+        """Whether a winning ticket is shown at some density, or ruled out at each that has both controls.
+
+        Where a ticket diverged none can be shown, however many replicates there are.
+        """
         tried = [found for found in self.rounds if all(control in found.better for control in LOTTERY_CONTROLS)]
-        return self.winning is not None or all(found.winning == NO for found in tried)
+        out = (found.winning == NO or found.matching.comparison.lost for found in tried)
+        return self.winning is not None or all(out)
 
     def controls(self) -> list[str]:
         """The controls that the ticket was compared with at any density, in their order."""
@@ -159,7 +163,7 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     key = f"early_stop_test_{results.metric}" if early_stop else f"test_{results.metric}"
     dense = results.values(key, TICKET, 0)
     if not results.metric.greater_is_better and dense:
-        tolerance *= sum(dense.values()) / len(dense)
+        tolerance *= abs(sum(dense.values()) / len(dense))
     resolutions = (results.resolution(key), results.resolution("early_stop_step"))
     judge = _Judge(results, key, tolerance, LEVEL / results.looks, resolutions)
     rounds = [number for number in results.rounds(TICKET) if number > 0]
@@ -224,9 +228,8 @@ class _Judge:
         results, of_steps = self.results, key == "early_stop_step"
         greater_is_better = results.metric.greater_is_better and not of_steps
         resolution = self.resolutions[of_steps]
-        found = paired_difference(
-            results.values(key, TICKET, number), results.values(key, control, round), resolution=resolution
-        )
+        theirs = results.values(key, control, round)
+        found = paired_difference(results.values(key, TICKET, number), theirs, resolution=resolution)
         dense = results.values(key, TICKET, 0).keys()
         lost = results.without_value(key, TICKET, number) | results.diverged_replicates(TICKET, range(1, number + 1))
         gone = set() if round == 0 else results.without_value(key, control, round) - lost
@@ -236,6 +239,7 @@ class _Judge:
             below,
             lost=len(lost & dense),
             rival_lost=len(gone),
+            rival_partly=len(gone & theirs.keys() & results.values(key, TICKET, number).keys()),
             resolution=resolution if of_steps else 0.0,
         )
 
