@@ -31,10 +31,10 @@ def judgement(found: Verdict) -> list[Section]:
         "replicates, signed so that + favours the ticket, with its own 95% interval and the number n of pairs. "
         f"Winning: matching, and better than both {' and '.join(LOTTERY_CONTROLS)}. Speed-up: dense early-stop step "
         "/ the ticket's.",
-        "The answers are corrected for the number of densities: all yes answers to one question together are wrong in "
-        f"at most {100 * LEVEL:.1f}% of experiments (Holm's correction; for matching also a fixed sequence from dense "
-        "to sparse, with as much again), and so are all no answers. An interval that excludes a value "
-        "can therefore be undecided.",
+        "The answers are corrected for the number of densities (Holm's correction): all yes answers to one question "
+        f"together are wrong in at most {100 * LEVEL:.1f}% of experiments, and so are all no answers. Two claims have "
+        "as much again, and make the answers at their densities yes: the fixed sequence from dense to sparse, and the "
+        "winning tickets. An interval that excludes a value can therefore be undecided.",
     ]
     if found.looks > 1:
         sentences.append(

@@ -107,7 +107,10 @@ class Finding:
 
 
 def findings(
-    comparisons: Mapping[int, Comparison], level: float = LEVEL, already: Collection[int] = ()
+    comparisons: Mapping[int, Comparison],
+    level: float = LEVEL,
+    already: Collection[int] = (),
+    level_of_no: float | None = None,
 ) -> dict[int, Finding]:
     """Answer one question at every round, each direction with a family-wise error of `level` over all of them.
 
@@ -115,10 +118,11 @@ def findings(
         comparisons: round -> what was compared.
         level: of yes over all rounds, and of no over all rounds; by Holm's correction.
         already: rounds whose answer is known to be yes.
+        level_of_no: of no over all rounds, where it is another.
     """
     measured = {round: found for round, found in comparisons.items() if found.count}
     yes = holm({round: found.p_yes for round, found in measured.items()}, level) | set(already)
-    no = holm({round: found.p_no for round, found in measured.items()}, level)
+    no = holm({round: found.p_no for round, found in measured.items()}, level if level_of_no is None else level_of_no)
     first = level / max(len(measured), 1)
     return {
         round: Finding(_answer(found, round in yes, round in no), found, first) for round, found in comparisons.items()

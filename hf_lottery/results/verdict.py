@@ -31,6 +31,7 @@ TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.0
 
 # the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
 LOTTERY_CONTROLS = ("random_reinit", "random_mask")
+OF_NO = 0.75  # "not better" than one of these ends a winning ticket: with "not matching", three ways, together 5%
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,10 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     sparse: each round is tested at 2.5%, and the first that is not shown to match ends it; its rounds are answered yes
     too. As matching is asked in two ways, the answers one by one have half of the error rate. A winning ticket is
     matching and better than both controls, at one round; over all rounds that have both controls, Holm corrects the
-    greatest of the three p values. At a winning ticket's round the three answers are yes.
+    greatest of the three p values, at 2.5% of its own. At a winning ticket's round the three answers are yes, so that
+    the yes answers of the table, which are made in two or three ways, have the sum: 5% for better than one of the two
+    controls, 6.25% for matching. "No winning ticket" is any of three no answers: 1.25% for matching and 1.875% for
+    each control, 5% together.
 
     **Replicates until it is decided** (`experiment.replicates: auto`). The results are judged after 3, 5, 8, 12, …
     replicates; each of these looks has an equal share of every error rate (Bonferroni), so that together they keep it.
@@ -203,7 +207,9 @@ class _Judge:
         for number in in_order[len(sequence) : len(sequence) + 1]:  # the sequence tests it at the whole level
             matching[number] = replace(matching[number], level=self.level)
         better = {
-            control: findings(compared, self.level, wins if control in LOTTERY_CONTROLS else ())
+            control: findings(compared, self.level, wins, OF_NO * self.level)
+            if control in LOTTERY_CONTROLS
+            else findings(compared, self.level)
             for control, compared in to_controls.items()
         }
         earlier = findings({n: self._compare("early_stop_step", n, TICKET, 0, 0.0, 0.0) for n in rounds}, self.level)

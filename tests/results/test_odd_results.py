@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_lottery.report.judgement import judgement
-from hf_lottery.results.finding import NO_DIFFERENCE, UNDECIDED, YES
+from hf_lottery.results.finding import NO, NO_DIFFERENCE, UNDECIDED, YES
 from hf_lottery.results.headline import headline
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.verdict import verdict
@@ -99,3 +99,12 @@ def test_replicates_are_not_added_where_a_ticket_diverged():
         if (entry["control"], entry["replicate"]) == ("ticket", 0) or entry["replicate"]
     ]
     assert verdict(Results(found)).winning is None and verdict(Results(found)).decided
+
+
+def test_no_winning_ticket_has_three_reasons_which_share_the_error_rate():
+    # t = (0.20 − 0.0975 points) / 0.035 points = 2.9: p = 0.022 is enough for no at 2.5%, and not at 1.875%
+    found = [line("ticket", round, r, test_accuracy=0.98 + 0.0005 * (r - 2)) for round in (0, 1) for r in range(5)]
+    for name in ("random_reinit", "random_mask", "no_rewinding"):
+        found += [line("random_mask", 1, r, test_accuracy=0.979025) | {"control": name, "sample": 0} for r in range(5)]
+    judged = verdict(Results(found)).rounds[0]
+    assert [one.answer for one in judged.better.values()] == [UNDECIDED, UNDECIDED, NO] and judged.winning == UNDECIDED
