@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from hf_lottery.report.section import Section
 from hf_lottery.results import formatting
-from hf_lottery.results.finding import LEVEL, MIN_REPLICATES, Finding
+from hf_lottery.results.finding import LEVEL, Finding
+from hf_lottery.results.headline import too_few
 from hf_lottery.results.table import Cell
 from hf_lottery.results.verdict import LOTTERY_CONTROLS, RoundVerdict, Verdict
 
@@ -20,9 +21,8 @@ def judgement(found: Verdict) -> list[Section]:
         return []
     when = "the early-stop step" if found.early_stop else "the end of training"
     heading = f"Verdict by density, at {when}"
-    if all(one.matching.comparison.count < MIN_REPLICATES for one in found.rounds):
-        count = f"{found.replicates} replicate{'s' if found.replicates != 1 else ''}"
-        return [Section(heading, [f"Undecided: {count}, and a verdict needs {MIN_REPLICATES} replicates."])]
+    if sentence := too_few(found):
+        return [Section(heading, [sentence])]
     headings = ["density", "matching dense?", *(f"better than {control}?" for control in found.controls())]
     headings += ["winning ticket?", "earlier than dense?", "speed-up"]
     margin = formatting.difference(found.tolerance, found.metric, signed=False)
@@ -31,10 +31,10 @@ def judgement(found: Verdict) -> list[Section]:
         "replicates, signed so that + favours the ticket, with its own 95% interval and the number n of pairs. "
         f"Winning: matching, and better than both {' and '.join(LOTTERY_CONTROLS)}. Speed-up: dense early-stop step "
         "/ the ticket's.",
-        "The answers are corrected for the number of densities: all yes answers to one question together are wrong in "
-        f"at most {100 * LEVEL:.1f}% of experiments (Holm's correction; for matching half of that, and 2.5% for the "
-        "fixed sequence from dense to sparse), and so are all no answers. An interval that excludes a value "
-        "can therefore be undecided.",
+        "The answers are corrected for the number of densities (Holm's correction): all yes answers to one question "
+        f"together are wrong in at most {100 * LEVEL:.1f}% of experiments, and so are all no answers. Two claims have "
+        "as much again, and make the answers at their densities yes: the fixed sequence from dense to sparse, and the "
+        "winning tickets. An interval that excludes a value can therefore be undecided.",
     ]
     if found.looks > 1:
         sentences.append(

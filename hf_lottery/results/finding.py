@@ -26,7 +26,8 @@ class Comparison:
         above: the answer is yes if the true mean is above it.
         below: the answer is no if the true mean is below it.
         lost: replicates of which the ticket has no value, because it or a round before diverged.
-        rival_lost: replicates of which the other has none.
+        rival_lost: replicates of which the other has none, or one sample of it has none.
+        rival_partly: of these, the ones of which another sample has a value, so that they are in the difference.
         resolution: a mean difference that is smaller says nothing, where it is above 0.
     """
 
@@ -35,12 +36,13 @@ class Comparison:
     below: float
     lost: int = 0
     rival_lost: int = 0
+    rival_partly: int = 0
     resolution: float = 0.0
 
     @property
     def count(self) -> int:
         """How many replicates there are, with those that diverged."""
-        return self.difference.n + self.lost + self.rival_lost
+        return self.difference.n + self.lost + self.rival_lost - self.rival_partly
 
     @property
     def p_yes(self) -> float:
@@ -105,7 +107,10 @@ class Finding:
 
 
 def findings(
-    comparisons: Mapping[int, Comparison], level: float = LEVEL, already: Collection[int] = ()
+    comparisons: Mapping[int, Comparison],
+    level: float = LEVEL,
+    already: Collection[int] = (),
+    level_of_no: float | None = None,
 ) -> dict[int, Finding]:
     """Answer one question at every round, each direction with a family-wise error of `level` over all of them.
 
@@ -113,10 +118,11 @@ def findings(
         comparisons: round -> what was compared.
         level: of yes over all rounds, and of no over all rounds; by Holm's correction.
         already: rounds whose answer is known to be yes.
+        level_of_no: of no over all rounds, where it is another.
     """
     measured = {round: found for round, found in comparisons.items() if found.count}
     yes = holm({round: found.p_yes for round, found in measured.items()}, level) | set(already)
-    no = holm({round: found.p_no for round, found in measured.items()}, level)
+    no = holm({round: found.p_no for round, found in measured.items()}, level if level_of_no is None else level_of_no)
     first = level / max(len(measured), 1)
     return {
         round: Finding(_answer(found, round in yes, round in no), found, first) for round, found in comparisons.items()

@@ -19,10 +19,8 @@ def _claim(found: Verdict) -> str:
         return "No verdict: no replicate has both a dense network and a ticket that did not diverge."
     if not found.rounds:
         return "Nothing to judge yet: no round after the dense network has finished."
-    if found.replicates == 0:
-        return "Nothing to compare with: no dense network (round 0) has finished."
-    if all(judged.matching.comparison.count < MIN_REPLICATES for judged in found.rounds):
-        return _too_few(found)
+    if unjudged := too_few(found):
+        return f"{unjudged} {_by_the_mean(found)}".strip()
     if all(judged.matching.answer == NO for judged in found.rounds):
         return f"No ticket: at no density is test {found.metric} within {_margin(found)} of dense ({_count(found)})."
     best = found.extreme
@@ -111,16 +109,39 @@ def _winning(found: Verdict) -> str:
         return ""
     if all(one.winning == NO for one in tried):
         return "No winning ticket: wherever both controls were run, it does not match or is not better than one."
+    alone = [one for one in tried if one.matching.answer == YES and _beats_both(one)]
+    if alone:
+        return (
+            f"A winning ticket is not shown: at {_densities(alone)} each of the three answers is yes, but that all "
+            "three hold together is undecided, corrected for the number of densities."
+        )
     return "A winning ticket is not shown."
 
 
-def _too_few(found: Verdict) -> str:
+def _beats_both(judged: RoundVerdict) -> bool:
+    return all(judged.better[control].answer == YES for control in LOTTERY_CONTROLS)
+
+
+def too_few(found: Verdict) -> str:
+    """Why no density has an answer: a sentence, or nothing if one may have."""
+    counts = [judged.matching.comparison.count for judged in found.rounds]
+    if found.replicates == 0:
+        when = " at the early-stop step" if found.early_stop else ""
+        return f"Nothing to compare with: no finished dense network (round 0) has a test {found.metric}{when}."
+    if max(counts, default=0) >= MIN_REPLICATES:
+        return ""
+    few = found.replicates < MIN_REPLICATES
+    have = _count(found) if few else f"{max(counts)} of {_count(found)} have a ticket beside the dense network"
+    return f"Undecided: {have}, and a verdict needs {MIN_REPLICATES} replicates."
+
+
+def _by_the_mean(found: Verdict) -> str:
+    if not any(judged.matching.difference.n for judged in found.rounds):
+        return ""
     best = found.extreme_on_average
     if best is None:
-        rest = f"By the mean alone no density matches dense within {_margin(found)}."
-    else:
-        rest = f"By the mean alone it matches dense within {_margin(found)} down to {percent(best.density)} density."
-    return f"Undecided: {_count(found)}, and a verdict needs {MIN_REPLICATES} replicates. {rest}"
+        return f"By the mean alone no density matches dense within {_margin(found)}."
+    return f"By the mean alone it matches dense within {_margin(found)} down to {percent(best.density)} density."
 
 
 def _densities(rounds: Iterable[RoundVerdict]) -> str:

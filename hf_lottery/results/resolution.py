@@ -30,7 +30,8 @@ def resolution(values: Iterable[float], examples: int | None = None) -> float:
         counts = counts[_on_grid(numpy.array([value]), counts)]
     if not len(counts):
         return 0.0
-    return math.gcd(*(round(value * counts[0]) for value in found)) / int(counts[0])
+    # values that are all 0 lie on every grid, so on the coarsest
+    return (math.gcd(*(round(value * counts[0]) for value in found)) or 1) / int(counts[0])
 
 
 def _on_grid(values: numpy.ndarray, counts: numpy.ndarray) -> numpy.ndarray:

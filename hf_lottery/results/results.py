@@ -42,7 +42,7 @@ class Results:
     @property
     def looks(self) -> int:
         """How often the results are judged with the aim to stop; 1 where the number of replicates was fixed before."""
-        return max((line["looks"] for line in self.lines if isinstance(line.get("looks"), int)), default=1)
+        return max((looks for line in self.lines if (looks := _count(line, "looks")) is not None), default=1)
 
     def of_first(self, replicates: int) -> Results:
         """The results of the first so many replicates."""
@@ -101,9 +101,9 @@ class Results:
     def resolution(self, key: str) -> float:
         """The step of the grid that the values of `key` lie on; 0 if there is none, or no value."""
         values = [value for line in self.lines if (value := value_of(line, key)) is not None]
-        counts = {line.get("test_examples") for line in self.lines}
-        count = counts.pop() if len(counts) == 1 else None
-        return resolution(values, count if isinstance(count, int) and count > 0 else None)
+        counts = {_count(line, "test_examples") for line in self.lines}
+        of_examples = len(counts) == 1 and key != "early_stop_step"  # whole numbers lie on every grid of 1/count
+        return resolution(values, counts.pop() if of_examples else None)
 
     def density(self, control: str = TICKET, round: int = 0) -> float:
         """Mean over the networks of kept / all weights, as counted from their masks; NaN without a network.
@@ -159,6 +159,12 @@ def value_of(line: Line, key: str) -> float | None:
     value = None if Diverged.of_line(line) else line.get(key)
     right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if right else None
+
+
+def _count(line: Line, key: str) -> int | None:
+    """A line's count; None if it has none, or none that is possible."""
+    value = line.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else None
 
 
 def read_results(output_dir: str | os.PathLike) -> Results:
@@ -236,7 +242,8 @@ def _parse(text: str) -> Line | None:
     try:
         line = json.loads(text)
         whole = isinstance(line, dict) and Network.of_line(line) and math.isfinite(line["density"])
-        whole = whole and odd_value(line) is None
+        whole = whole and odd_value(line) is None and isinstance(line["control"], str)
+        whole = whole and all(isinstance(line.get(key, 0), int) for key in ("replicate", "round", "sample"))
         Diverged.of_line(line)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None

@@ -31,6 +31,7 @@ TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.0
 
 # the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
 LOTTERY_CONTROLS = ("random_reinit", "random_mask")
+OF_NO = 0.75  # "not better" than one of these ends a winning ticket: with "not matching", three ways, together 5%
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,13 @@ class Verdict:
 
     @property
     def decided(self) -> bool:
-        """Whether a winning ticket is shown at some density, or ruled out at each that has both controls."""
+        """Whether a winning ticket is shown at some density, or ruled out at each that has both controls.
+
+        Where a ticket diverged none can be shown, however many replicates there are.
+        """
         tried = [found for found in self.rounds if all(control in found.better for control in LOTTERY_CONTROLS)]
-        return self.winning is not None or all(found.winning == NO for found in tried)
+        out = (found.winning == NO or found.matching.comparison.lost for found in tried)
+        return self.winning is not None or all(out)
 
     def controls(self) -> list[str]:
         """The controls that the ticket was compared with at any density, in their order."""
@@ -128,7 +133,10 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     sparse: each round is tested at 2.5%, and the first that is not shown to match ends it; its rounds are answered yes
     too. As matching is asked in two ways, the answers one by one have half of the error rate. A winning ticket is
     matching and better than both controls, at one round; over all rounds that have both controls, Holm corrects the
-    greatest of the three p values. At a winning ticket's round the three answers are yes.
+    greatest of the three p values, at 2.5% of its own. At a winning ticket's round the three answers are yes, so that
+    the yes answers of the table, which are made in two or three ways, have the sum: 5% for better than one of the two
+    controls, 6.25% for matching. "No winning ticket" is any of three no answers: 1.25% for matching and 1.875% for
+    each control, 5% together.
 
     **Replicates until it is decided** (`experiment.replicates: auto`). The results are judged after 3, 5, 8, 12, …
     replicates; each of these looks has an equal share of every error rate (Bonferroni), so that together they keep it.
@@ -159,7 +167,7 @@ def verdict(results: Results, tolerance: float = TOLERANCE, early_stop: bool = F
     key = f"early_stop_test_{results.metric}" if early_stop else f"test_{results.metric}"
     dense = results.values(key, TICKET, 0)
     if not results.metric.greater_is_better and dense:
-        tolerance *= sum(dense.values()) / len(dense)
+        tolerance *= abs(sum(dense.values()) / len(dense))
     resolutions = (results.resolution(key), results.resolution("early_stop_step"))
     judge = _Judge(results, key, tolerance, LEVEL / results.looks, resolutions)
     rounds = [number for number in results.rounds(TICKET) if number > 0]
@@ -199,7 +207,9 @@ class _Judge:
         for number in in_order[len(sequence) : len(sequence) + 1]:  # the sequence tests it at the whole level
             matching[number] = replace(matching[number], level=self.level)
         better = {
-            control: findings(compared, self.level, wins if control in LOTTERY_CONTROLS else ())
+            control: findings(compared, self.level, wins, OF_NO * self.level)
+            if control in LOTTERY_CONTROLS
+            else findings(compared, self.level)
             for control, compared in to_controls.items()
         }
         earlier = findings({n: self._compare("early_stop_step", n, TICKET, 0, 0.0, 0.0) for n in rounds}, self.level)
@@ -224,9 +234,8 @@ class _Judge:
         results, of_steps = self.results, key == "early_stop_step"
         greater_is_better = results.metric.greater_is_better and not of_steps
         resolution = self.resolutions[of_steps]
-        found = paired_difference(
-            results.values(key, TICKET, number), results.values(key, control, round), resolution=resolution
-        )
+        theirs = results.values(key, control, round)
+        found = paired_difference(results.values(key, TICKET, number), theirs, resolution=resolution)
         dense = results.values(key, TICKET, 0).keys()
         lost = results.without_value(key, TICKET, number) | results.diverged_replicates(TICKET, range(1, number + 1))
         gone = set() if round == 0 else results.without_value(key, control, round) - lost
@@ -236,6 +245,7 @@ class _Judge:
             below,
             lost=len(lost & dense),
             rival_lost=len(gone),
+            rival_partly=len(gone & theirs.keys() & results.values(key, TICKET, number).keys()),
             resolution=resolution if of_steps else 0.0,
         )
 

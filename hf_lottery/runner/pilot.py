@@ -41,7 +41,8 @@ def replicates_line(recipe: Recipe, folder: Path | None) -> str | None:
             return None
         raise
     deviation, count = _deviation(results)
-    if not count:
+    dense = results.values(f"test_{results.metric}", TICKET, 0)
+    if not count or not dense:
         if folder is None:
             return None
         raise ValueError(
@@ -50,8 +51,7 @@ def replicates_line(recipe: Recipe, folder: Path | None) -> str | None:
         )
     tests = _tests(recipe)
     level = LEVEL / len(recipe.experiment.looks()) / tests
-    metric, dense = results.metric, results.values(f"test_{results.metric}", TICKET, 0)
-    mean = sum(dense.values()) / len(dense)
+    metric, mean = results.metric, abs(sum(dense.values()) / len(dense))
     sizes = POINTS if metric.greater_is_better else [share * mean for share in SHARES]
     needed = {size: replicates_to_decide(size, deviation, level) for size in sizes}
     found = [f"{'over 1,000' if n is None else n} for {_size(size, results)}" for size, n in needed.items()]

@@ -42,3 +42,14 @@ def test_a_recipe_whose_own_folder_shows_no_noise_has_no_line(tmp_path):
         replicates_line(recipe, tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="has no results.jsonl"):
         replicates_line(recipe, tmp_path / "nothing")
+
+
+def test_a_pilot_without_a_dense_value_shows_no_noise_and_a_negative_loss_has_a_size(tmp_path):
+    recipe = load_recipe("quickstart")
+    folder, found = pilot(tmp_path / "pilot")
+    write(folder, [entry | ({"test_accuracy": float("nan")} if not entry["round"] else {}) for entry in found])
+    with pytest.raises(ValueError, match="shows no noise"):
+        replicates_line(recipe, folder)
+    loss = {"metric": "loss", "greater_is_better": False}
+    write(folder, [entry | loss | {"test_loss": entry["test_accuracy"] - 3} for entry in found])
+    assert "for 0.0101" in replicates_line(recipe, folder)
