@@ -90,7 +90,9 @@ def _against_controls(best: RoundVerdict) -> str:
             parts.append(f"{start} {', '.join(names)}.")
     missing = [control for control in LOTTERY_CONTROLS if control not in best.better]
     if missing and best.winning != NO:
-        parts.append(f"{missing[0]} was not run at this density, so it is not shown to be a winning ticket.")
+        were = "was" if len(missing) == 1 else "were"
+        names = " and ".join(missing)
+        parts.append(f"{names} {were} not run at this density, so it is not shown to be a winning ticket.")
     return " ".join(parts)
 
 
