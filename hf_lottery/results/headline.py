@@ -15,7 +15,7 @@ def headline(found: Verdict) -> str:
 
 
 def _claim(found: Verdict) -> str:
-    if found.diverged and found.rounds and not any(judged.matching.difference.n for judged in found.rounds):
+    if found.diverged and not any(judged.matching.difference.n for judged in found.rounds):
         return "No verdict: no replicate has both a dense network and a ticket that did not diverge."
     if not found.rounds:
         return "Nothing to judge yet: no round after the dense network has finished."

@@ -132,8 +132,9 @@ def _watch(
     workers: list[subprocess.Popen], recipe: Recipe, experiment: Experiment, stopping: Stopping, console: Console
 ) -> None:
     """Print how many networks are trained until all workers have ended; raise ChildProcessError when one fails."""
-    shown = (-1, 0)
-    while any(worker.poll() is None for worker in workers):
+    shown = ""
+    while True:
+        running = any(worker.poll() is None for worker in workers)
         stopping.check()
         failed = next((worker for worker in workers if worker.poll()), None)
         if failed is not None:
@@ -143,10 +144,10 @@ def _watch(
             )
         _skip_finished(recipe, experiment)  # the workers do the same
         total = len(experiment.networks()) - len(experiment.left_out())
-        done = total - len(experiment.pending())
-        if (done, total) != shown:
-            console.print(f"{done} of {total} networks trained", highlight=False)
-            shown = (done, total)
+        said = f"{total - len(experiment.pending())} of {total} networks trained"
+        if said != shown:
+            console.print(said, highlight=False)
+            shown = said
+        if not running:
+            return
         time.sleep(1)
-    if any(worker.returncode for worker in workers):
-        raise ChildProcessError("a worker failed (its message is above); run the same command again to continue")

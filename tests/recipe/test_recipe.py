@@ -411,4 +411,6 @@ def test_the_papers_recipe_is_the_papers_experiment():
     assert (lottery.pruning_rate, lottery.pruning_rates, lottery.scope) == (0.2, {"classifier": 0.1}, "layer")
     assert (1 - lottery.pruning_rate) ** lottery.num_rounds <= 0.036
     assert recipe.experiment.replicates == 5
-    assert recipe.experiment.controls == [Control(name="random_reinit", per_ticket=3)]
+    # the random mask is ours: a winning ticket must beat both
+    controls = [Control(name="random_reinit", per_ticket=3), Control(name="random_mask")]
+    assert recipe.experiment.controls == controls

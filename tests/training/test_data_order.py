@@ -116,7 +116,7 @@ def test_controls_have_the_order_of_their_round(tmp_path, k):
 
     def make_one(seed, folder):
         config = {"rewind_step": k, "data_order": "fresh"}
-        trainer = make(folder, seed, config, lr_scheduler_type="constant")
+        trainer = make(folder, seed, config, lr_scheduler_type="constant", model_init=Eye)
         made.append(trainer.model)
         return trainer
 
