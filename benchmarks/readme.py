@@ -80,8 +80,7 @@ def _lenet(folder: Path) -> list[str]:
         markdown_table(headings, body),
         f"The verdict: *{headline(verdict(results))}* At the early-stop step: "
         f"*{headline(verdict(results, early_stop=True))}* All rounds, intervals and the paper's figures: "
-        "[docs/results.md](docs/results.md). How often such a sentence is wrong: "
-        "[docs/verdict-errors.md](docs/verdict-errors.md).",
+        "[docs/results.md](docs/results.md).",
         f"![test accuracy against density](docs/results/{folder.name}-accuracy.png)",
     ]
 
