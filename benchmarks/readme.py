@@ -62,7 +62,7 @@ def measured(lines: Path) -> str:
 
 def _lenet(folder: Path) -> list[str]:
     results = read_results(folder)
-    steps = {line["steps"] for line in results.lines}.pop()
+    steps = _steps(results)
     controls = results.controls()
     headings = ["density", "ticket", *map(_words, controls), "early-stop step: ticket", *map(_words, controls)]
     body = []
@@ -95,7 +95,7 @@ def _smollm2(folder: Path) -> list[str]:
         ]
         for r in results.rounds()
     ]
-    steps = {line["steps"] for line in results.lines}.pop()
+    steps = _steps(results)
     return [
         f"**SmolLM2-135M, LoRA on instructions** (r=16 on q_proj and v_proj, {steps} steps, "
         f"{len(results.replicates())} replicates; perplexity of held-out answers, lower is better):",
@@ -121,7 +121,7 @@ def _updates(lines: Path) -> str:
 
 def _conv(folder: Path) -> str:
     results = read_results(folder)
-    steps = {line["steps"] for line in results.lines}.pop()
+    steps = _steps(results)
     rounds = [number for number in results.rounds() if number]
     reached = ", ".join(f"{_accuracy(results, TICKET, r)} at {_density(results, r)} density" for r in rounds)
     last = max(number for number in rounds if results.select("random_reinit", number))
@@ -137,7 +137,7 @@ def _conv(folder: Path) -> str:
 
 def _minilm(folder: Path) -> str:
     results = read_results(folder)
-    steps, last = {line["steps"] for line in results.lines}.pop(), results.rounds()[-1]
+    steps, last = _steps(results), results.rounds()[-1]
     return (
         f"**MiniLM on IMDb** (pretrained; {steps} steps, {len(results.replicates())} replicates, "
         f"{_density(results, last)} of the encoder's linear weights kept): {_accuracy(results, TICKET, 0)} dense, "
@@ -168,6 +168,11 @@ def _criteria(folder: Path) -> str:
         f"{', '.join(f'{name} {_accuracy(results, name, last)}' for name in before)}; magnitude after training "
         f"{_accuracy(results, 'one_shot', last)} in one pruning, {_accuracy(results, TICKET, last)} in {last} rounds."
     )
+
+
+def _steps(results: Results) -> int:
+    (steps,) = {line["steps"] for line in results.lines}
+    return steps
 
 
 def _verdict(results: Results) -> str:

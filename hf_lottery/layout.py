@@ -52,6 +52,10 @@ CONTROLS = (
 CHAINS = ("no_rewinding", "learning_rate_rewinding")
 
 
+# the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
+LOTTERY_CONTROLS = ("random_reinit", "random_mask")
+
+
 @dataclass(frozen=True, order=True)
 class Network:
     """One network that a run trains: the ticket of a round (in round 0 the dense network), or a control of it.

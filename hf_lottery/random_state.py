@@ -1,7 +1,8 @@
-"""The state of every random-number generator that training draws from: read it, set it, restore it after a block."""
+"""Random numbers: the state of every generator that training draws from, and seeds that are made from others."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed from several values, 0 <= seed < 2^32: another one for other values, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
 def get_rng_state() -> dict[str, Any]:

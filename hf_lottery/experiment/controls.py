@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.random_mask import random_mask_like
 from hf_lottery.pruning.selection.select import select
 from hf_lottery.pruning.step import next_mask, score
+from hf_lottery.random_state import derived_seed
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.training.search import Search
 from hf_lottery.training.trainer import LotteryMixin
@@ -132,8 +132,7 @@ def require_possible(trainer: LotteryMixin, controls: Iterable[str]) -> None:
 
 def control_seed(seed: int, control: str, number: int, sample: int) -> int:
     """The seed of a control's own random draws: different for each control, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}/{control}/{number}/{sample}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
+    return derived_seed(seed, control, number, sample) >> 1
 
 
 def _redrawn(trainer: LotteryMixin, seed: int) -> RewindPoint:

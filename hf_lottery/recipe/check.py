@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from hf_lottery.config import AUTO, LotteryConfig
+from hf_lottery.config import AUTO, MOST_ROUNDS, LotteryConfig
+from hf_lottery.layout import LOTTERY_CONTROLS
 from hf_lottery.models.architecture import architecture_problems, too_large
 from hf_lottery.printable import shown
 from hf_lottery.recipe.errors import sentences, unknown_key
@@ -21,11 +22,11 @@ from hf_lottery.recipe.sections import (
     ModelSection,
     number_of_networks,
     read_controls,
+    rounds_with_both,
 )
 from hf_lottery.recipe.settings import OWNERS, check_settings, settings_of
 from hf_lottery.recipe.source import Source
 from hf_lottery.recipe.yaml import Keys
-from hf_lottery.results.verdict import LOTTERY_CONTROLS
 from hf_lottery.suggest import in_brackets
 from hf_lottery.tasks import TASKS, task_module
 from hf_lottery.training.mask_schedule import DYNAMIC, unfit_setting
@@ -229,7 +230,7 @@ def _experiment(source: Source, given: dict[str, Any] | None, lottery: dict[str,
     for below, sentence in problems + _late_rounds(controls, last):
         source.add(("experiment", "controls", *below), sentence)
     experiment = _own(source, "experiment", Experiment, given)
-    if experiment and experiment.replicates == AUTO and not _both_controls(controls, last):
+    if experiment and experiment.replicates == AUTO and not rounds_with_both(controls, _sane(last)):
         source.add(
             ("experiment", "replicates"),
             "experiment.replicates is auto, which goes on until a winning ticket is shown or ruled out; that "
@@ -241,11 +242,9 @@ def _experiment(source: Source, given: dict[str, Any] | None, lottery: dict[str,
     return experiment and experiment.model_copy(update={"controls": controls})
 
 
-def _both_controls(controls: list[Control], last: Any) -> bool:
-    """Whether there is a round at which both controls of a winning ticket are run."""
-    every = range(1, last + 1) if isinstance(last, int) else (1,)
-    rounds = {control.name: set(control.rounds or every) for control in controls}
-    return bool(set.intersection(*(rounds.get(name, set()) for name in LOTTERY_CONTROLS)))
+def _sane(num_rounds: Any) -> int:
+    """A number of rounds as given, which may have a wrong type or be out of its range."""
+    return min(num_rounds, MOST_ROUNDS) if isinstance(num_rounds, int) else 1
 
 
 def _late_rounds(controls: list[Control], last: Any) -> list[tuple[Keys, str]]:

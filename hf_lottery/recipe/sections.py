@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hf_lottery.layout import CHAINS, CONTROLS
+from hf_lottery.layout import CHAINS, CONTROLS, LOTTERY_CONTROLS
 from hf_lottery.printable import shown
 from hf_lottery.recipe.code import loader_argument
 from hf_lottery.recipe.errors import sentences, unknown_key
@@ -116,6 +117,13 @@ class Experiment(Section):
         while found[-1] < self.max_replicates:
             found.append(min(found[-1] + (found[-1] + 1) // 2, self.max_replicates))
         return found
+
+
+def rounds_with_both(controls: Iterable[Control], num_rounds: int) -> set[int]:
+    """The rounds at which both controls of a winning ticket are run."""
+    every = range(1, num_rounds + 1)
+    rounds = {control.name: set(control.rounds or every) for control in controls}
+    return set.intersection(*(rounds.get(name, set()) for name in LOTTERY_CONTROLS))
 
 
 def number_of_networks(num_rounds: int, replicates: int, controls: list[Control]) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hf_lottery.layout import LOTTERY_CONTROLS
 from hf_lottery.report.section import Section
 from hf_lottery.results import formatting
 from hf_lottery.results.finding import LEVEL, Finding
 from hf_lottery.results.headline import too_few
 from hf_lottery.results.table import Cell
-from hf_lottery.results.verdict import LOTTERY_CONTROLS, RoundVerdict, Verdict
+from hf_lottery.results.verdict import RoundVerdict, Verdict
 
 
 def judgement(found: Verdict) -> list[Section]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hf_lottery.layout import LOTTERY_CONTROLS
 from hf_lottery.results.finding import MIN_REPLICATES, NO, TOO_FEW, UNDECIDED, YES
 from hf_lottery.results.formatting import difference, percent
-from hf_lottery.results.verdict import LOTTERY_CONTROLS, RoundVerdict, Verdict
+from hf_lottery.results.verdict import RoundVerdict, Verdict
 
 
 def headline(found: Verdict) -> str:
@@ -106,7 +107,7 @@ def _winning(found: Verdict) -> str:
             f"A winning ticket, which matches and is better than {' and '.join(LOTTERY_CONTROLS)}, is{also} shown "
             f"at {_densities(winning)}."
         )
-    tried = [one for one in found.rounds if all(control in one.better for control in LOTTERY_CONTROLS)]
+    tried = found.tried()
     if not tried or (best is not None and best.winning == YES):
         return ""
     if all(one.winning == NO for one in tried):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hf_lottery.layout import TICKET, Network
+from hf_lottery.layout import LOTTERY_CONTROLS, TICKET, Network
 from hf_lottery.results.diverged import Diverged, named, summary
 from hf_lottery.results.finding import (
     LEVEL,
@@ -29,9 +29,9 @@ __all__ = ["MIN_REPLICATES", "NO", "NO_DATA", "NO_DIFFERENCE", "TOO_FEW", "UNDEC
 
 TOLERANCE = 0.002  # 0.2 points: "matching" of Frankle et al. 2020 (arXiv 1912.05671)
 
-# the controls that a winning ticket must beat: the same mask over other weights, the same weights under another mask
-LOTTERY_CONTROLS = ("random_reinit", "random_mask")
-OF_NO = 0.75  # "not better" than one of these ends a winning ticket: with "not matching", three ways, together 5%
+# of the error rate of no for LOTTERY_CONTROLS: "not better" than either ends a winning ticket, as "not matching" does,
+# and the three together have 5%
+OF_NO = 0.75
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,12 @@ class Verdict:
 
         Where a ticket diverged none can be shown, however many replicates there are.
         """
-        tried = [found for found in self.rounds if all(control in found.better for control in LOTTERY_CONTROLS)]
-        out = (found.winning == NO or found.matching.comparison.lost for found in tried)
+        out = (found.winning == NO or found.matching.comparison.lost for found in self.tried())
         return self.winning is not None or all(out)
+
+    def tried(self) -> list[RoundVerdict]:
+        """The rounds at which both controls of a winning ticket were run."""
+        return [found for found in self.rounds if all(control in found.better for control in LOTTERY_CONTROLS)]
 
     def controls(self) -> list[str]:
         """The controls that the ticket was compared with at any density, in their order."""

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_lottery.layout import TICKET
+from hf_lottery.layout import LOTTERY_CONTROLS, TICKET
 from hf_lottery.recipe.recipe import Recipe
+from hf_lottery.recipe.sections import rounds_with_both
 from hf_lottery.results import formatting
 from hf_lottery.results.finding import LEVEL
 from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.statistics import POWER, Estimate, paired_difference, replicates_to_decide
-from hf_lottery.results.verdict import LOTTERY_CONTROLS
 
 POINTS = (0.001, 0.002, 0.003, 0.005, 0.01)  # of a metric of which greater is better
 SHARES = (0.005, 0.01, 0.02, 0.05)  # of the dense network's mean, of a loss or perplexity
@@ -84,6 +84,5 @@ def _deviation(results: Results) -> tuple[float, int]:
 
 def _tests(recipe: Recipe) -> int:
     """At how many rounds the claim is tested: those with both controls, or all."""
-    every = set(range(1, recipe.lottery_config().num_rounds + 1))
-    controls = {control.name: set(control.rounds or every) for control in recipe.experiment.controls}
-    return len(every.intersection(*(controls.get(name, set()) for name in LOTTERY_CONTROLS)) or every) or 1
+    num_rounds = recipe.lottery_config().num_rounds
+    return len(rounds_with_both(recipe.experiment.controls, num_rounds)) or max(num_rounds, 1)

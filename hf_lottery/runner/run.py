@@ -45,9 +45,10 @@ def run(recipe: Recipe, console: Console | None = None) -> Path:
                 experiment.run(
                     on_start=progress.start, on_wait=progress.wait, on_diverged=progress.diverged, stopping=stopping
                 )
-            if (replicates := experiment.replicates) and grow(recipe, experiment):
-                said = f"undecided after {replicates} replicates: {experiment.replicates - replicates} more"
-                console.print(said, highlight=False)
+            before = experiment.replicates
+            if grow(recipe, experiment):
+                more = experiment.replicates - before
+                console.print(f"undecided after {before} replicates: {more} more", highlight=False)
                 continue
             try:
                 conclude(recipe, experiment, console)

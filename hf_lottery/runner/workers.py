@@ -59,7 +59,6 @@ def run_side_by_side(recipe: Recipe, arguments: Sequence[str], count: int, conso
                 worker.terminate()
             for worker in workers:
                 worker.wait()
-    _skip_finished(recipe, experiment)
     experiment.write_results()
     conclude(recipe, experiment, console)
     return experiment.root

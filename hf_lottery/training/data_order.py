@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from accelerate.data_loader import SeedableRandomSampler, get_sampler
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from hf_lottery.config import LotteryConfig
+from hf_lottery.random_state import derived_seed
 from hf_lottery.training.masking import Masking
 from hf_lottery.training.replay import FRESH, Order
 
@@ -25,12 +24,8 @@ def order_of_round(seed: int, data_seed: int | None, number: int) -> Order:
         seed, data_seed: `args.seed` and `args.data_seed`. Trainings with one data_seed have one order in every round.
         number: the round, 1 or more.
     """
-    return Order(_hash(seed, number), _hash(seed if data_seed is None else data_seed, number))
-
-
-def _hash(seed: int, number: int) -> int:
-    digest = hashlib.sha256(f"{seed}/data_order/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
+    of_all, of_data = seed, seed if data_seed is None else data_seed
+    return Order(*(derived_seed(first, "data_order", number) >> 1 for first in (of_all, of_data)))
 
 
 class DataOrder(TrainerCallback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 
@@ -14,6 +13,7 @@ from transformers.training_args import OptimizerNames
 from hf_lottery.distributed.processes import named_parameters
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.selection.select import select
+from hf_lottery.random_state import derived_seed
 from hf_lottery.training.mask_schedule import (
     RIGL,
     SET,
@@ -127,7 +127,7 @@ class DynamicSparsity(TrainerCallback):
         step = state.global_step + 1
         if self.rule != RIGL or not self._schedule.changes_at(step):
             return
-        gradients = {name: p.grad.detach() for name, p in self._parameters.items() if p.grad is not None}
+        gradients = self._gradients()
         if self._change(step, gradients, largest(gradients)):
             for parameter in self.trainer.model.parameters():
                 parameter.grad = None  # so that the optimizer makes no step
@@ -138,13 +138,14 @@ class DynamicSparsity(TrainerCallback):
     def on_optimizer_step(self, args, state, control, **kwargs):
         step = state.global_step + 1
         if self.rule == SET and self._schedule.changes_at(step):
-            digest = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-            gradients = {name: p.grad.detach() for name, p in self._parameters.items() if p.grad is not None}
-            self._change(step, gradients, at_random(generator))
+            generator = torch.Generator().manual_seed(derived_seed(self.seed, step))
+            self._change(step, self._gradients(), at_random(generator))
 
     def on_train_end(self, args, state, control, **kwargs):
         self._detach()
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: p.grad.detach() for name, p in self._parameters.items() if p.grad is not None}
 
     def _change(self, step: int, gradients: Mapping[str, Tensor], grow: Grow) -> bool:
         """Exchange weights of the tensors that have a gradient; False, and nothing is done, if one is not finite."""

@@ -22,6 +22,7 @@ from hf_lottery.results.diverged import DivergedError
 from hf_lottery.results.results import read_results
 from hf_lottery.training.search import Search
 from tests.experiment.test_experiment import control
+from tests.experiment.two_workers import by_two_workers
 from tests.tiny import Net, make_trainer, same
 
 RETRAINING = {"no_rewinding": "fine_tuning", "learning_rate_rewinding": "learning_rate_rewinding"}
@@ -228,16 +229,8 @@ def _work(root, started):
 
 
 def test_two_workers_train_each_network_of_a_chain_once(tmp_path):
-    context = multiprocessing.get_context("fork")
-    with context.Manager() as manager:
-        started = manager.list()
-        workers = [context.Process(target=_work, args=(tmp_path / "two", started)) for _ in range(2)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-            assert worker.exitcode == 0
-        assert set(Counter(started).values()) == {1} and len(started) == 9
+    started = by_two_workers(_work, tmp_path / "two")
+    assert set(started.values()) == {1} and len(started) == 9
     _work(tmp_path / "one", [])
     assert lines(tmp_path / "two") == lines(tmp_path / "one")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +15,7 @@ from hf_lottery.experiment.experiment import Experiment
 from hf_lottery.layout import CHAINS, Network
 from hf_lottery.layout import CONTROLS as NAMES
 from hf_lottery.training.search import Search
+from tests.experiment.two_workers import by_two_workers
 from tests.tiny import Net, make_trainer, seeded_net
 
 
@@ -152,16 +151,8 @@ def _work(root, started):
 
 
 def test_two_workers_share_the_networks_and_get_what_one_gets(tmp_path):
-    context = multiprocessing.get_context("fork")
-    with context.Manager() as manager:
-        started = manager.list()
-        workers = [context.Process(target=_work, args=(tmp_path / "two", started)) for _ in range(2)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-            assert worker.exitcode == 0
-        assert set(Counter(started).values()) == {1} and len(started) == 14
+    started = by_two_workers(_work, tmp_path / "two")
+    assert set(started.values()) == {1} and len(started) == 14
     _work(tmp_path / "one", [])
 
     def lines(folder):

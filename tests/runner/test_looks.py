@@ -43,6 +43,10 @@ def test_the_looks(most, looks):
         (["experiment.replicates=3", "experiment.max_replicates=9"], "is for experiment.replicates: auto"),
         ([*AUTO, "experiment.max_replicates=2"], "experiment.max_replicates is 2; it must be 3 or more"),
         ([*AUTO, "training.seed=4294967290"], "replicate 19 would have the seed"),
+        (
+            ["experiment.replicates=auto", "lottery.num_rounds=999999999", "experiment.controls=[random_mask]"],
+            "takes both",
+        ),
         (["experiment.replicates=later"], "experiment.replicates is 'later'; it must be a whole number or auto"),
     ],
 )
