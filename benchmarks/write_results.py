@@ -29,6 +29,7 @@ from hf_lottery.results.statistics import estimate, paired_difference
 from hf_lottery.results.table import caption, rows
 from hf_lottery.results.verdict import verdict
 from hf_lottery.results.written_recipe import WrittenRecipe, read_recipe
+from hf_lottery.runner.command import read_command
 
 INTRODUCTION = (
     "Written by `benchmarks/write_results.py` from the runs' own `results.jsonl`; nothing here is typed in by hand "
@@ -112,8 +113,8 @@ def _section(name: str, folder: Path, plot_folder: Path) -> str:
 
 def command(folder: Path) -> str:
     """The command that made the folder: as it was typed where the run kept it (`command`), else from its recipe."""
-    kept = folder / COMMAND_FILE
-    return kept.read_text(encoding="utf-8").strip() if kept.is_file() else f"hf-lottery run {folder / RECIPE_FILE}"
+    kept = (folder / COMMAND_FILE).exists()
+    return read_command(folder) if kept else f"hf-lottery run {folder / RECIPE_FILE}"
 
 
 def _ran(results: Results) -> str:

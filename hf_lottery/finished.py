@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_lottery.layout import RESULT_FILE, TICKET, Network
-from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole
+from hf_lottery.layout import MANIFEST_FILE, RESULT_FILE, REWIND_FOLDER, TICKET, Network, round_folder
+from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole, require_whole_folder
 
 _NUMBERS = ("density", "kept", "prunable", "steps", "seed")
 _METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor")
@@ -64,6 +64,23 @@ def damages(folder: str | os.PathLike, network: Network | None = None) -> list[D
         except DamagedFile as damage:
             found.append(damage)
     return found
+
+
+def require_whole_rewind_point(replicate: str | os.PathLike) -> None:
+    """Compare the state at the rewind step, in the folder of a replicate, with its manifest.
+
+    Nothing is compared before round 0 is finished, or if an earlier version wrote it, without a manifest.
+
+    Raises:
+        DamagedFile: a file of it is not what was written.
+    """
+    rewind = Path(replicate) / REWIND_FOLDER
+    if (rewind / MANIFEST_FILE).exists():
+        require_whole_folder(rewind)
+        return
+    document = _result(round_folder(replicate, 0))
+    if FILES in (document or {}) and document.get("diverged") is None:  # it may have diverged before step k
+        raise DamagedFile(rewind / MANIFEST_FILE, "it is missing")
 
 
 def _result(folder: Path, network: Network | None = None) -> dict[str, Any] | None:

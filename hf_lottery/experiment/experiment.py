@@ -16,7 +16,7 @@ from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.chains import discard_older
 from hf_lottery.experiment.controls import CONTROLS, control_seed, require_possible
 from hf_lottery.files import sweep_all, write_text
-from hf_lottery.finished import damages
+from hf_lottery.finished import damages, require_whole_rewind_point
 from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import (
     CHAINS,
@@ -197,6 +197,11 @@ class Experiment:
                 then = "The network is trained again" if damage.path.name == RESULT_FILE else _KEPT
                 _log.warning("%s. %s.", damage, then)
             FolderLock(self.folder(network).path).tidy()
+        for replicate in range(self.replicates):
+            try:
+                require_whole_rewind_point(replicate_folder(self.root, replicate))
+            except DamagedFile as damage:
+                _log.warning("%s. Round 0 is trained again if a network that is not finished needs it.", damage)
 
     def _say_if_diverged(self, network: Network, say: Callable[[str], None]) -> None:
         line = self.folder(network).result()

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hf_lottery.layout import MANIFEST_FILE, RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
+from hf_lottery.finished import require_whole_rewind_point
+from hf_lottery.layout import RECIPE_FILE, RESULT_FILE, REWIND_FILE, REWIND_FOLDER, TICKET_FOLDER
 from hf_lottery.mask import Mask
 from hf_lottery.recipe.recipe import Recipe, load_recipe, load_written
 from hf_lottery.results.diverged import Diverged
-from hf_lottery.sealed import read_sealed_text, require_whole_folder
+from hf_lottery.sealed import read_sealed_text
 from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.schema import JSON_FILE
@@ -80,14 +81,13 @@ def _network(network: NetworkFolder) -> Source:
     if found is not None:
         raise ValueError(f"the network in {network.path} diverged at {found.where}: export one that did not")
     root = _folder_above(network.path, RECIPE_FILE)
-    rewind = _folder_above(network.path, _REWIND) / REWIND_FOLDER
-    if (rewind / MANIFEST_FILE).exists():  # an earlier version wrote none
-        require_whole_folder(rewind)
+    replicate = _folder_above(network.path, _REWIND)
+    require_whole_rewind_point(replicate)
     return Source(
         network.path,
         network.mask(),
         network.trained().tensors,
-        RewindPoint.load(rewind / REWIND_FILE),
+        RewindPoint.load(replicate / _REWIND),
         load_written(root, trust_metric_code=True),  # an export measures nothing
         trained=True,
     )

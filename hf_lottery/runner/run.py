@@ -9,11 +9,11 @@ from rich.console import Console
 
 from hf_lottery.distributed.processes import from_main, is_main, require_shared_folder
 from hf_lottery.experiment.experiment import Experiment
-from hf_lottery.files import write_text
 from hf_lottery.folder_lock import FolderLock
-from hf_lottery.layout import COMMAND_FILE, HOLDER_FILE, LOCK_FILE, RECIPE_FILE
+from hf_lottery.layout import HOLDER_FILE, LOCK_FILE, RECIPE_FILE
 from hf_lottery.recipe.recipe import Recipe, differences, load_written
 from hf_lottery.runner.build import make_experiment
+from hf_lottery.runner.command import keep_command, write_command
 from hf_lottery.runner.conclude import conclude
 from hf_lottery.runner.launch import meet
 from hf_lottery.runner.looks import grow
@@ -91,6 +91,7 @@ def claim_output_folder(recipe: Recipe) -> Path:
     if written.exists():
         changed = _changed(root, recipe, started)
         if not changed:
+            keep_command(root, recipe.command())
             return root
         if (holder := _in_use(root)) is not None:
             raise ValueError(
@@ -105,7 +106,7 @@ def claim_output_folder(recipe: Recipe) -> Path:
             )
     elif started:
         _log.warning("%s is missing. What is in %s is taken as results of this recipe.", written, root)
-    write_text(root / COMMAND_FILE, recipe.command() + "\n")
+    write_command(root, recipe.command())
     write_sealed_text(written, recipe.to_yaml())
     return root
 

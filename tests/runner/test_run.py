@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from hf_lottery import Ticket
 from hf_lottery.cli.ticket import show
+from hf_lottery.runner.command import keep_command, read_command
 
 SMALL = ["training.max_steps=40", "training.eval_steps=20", "lottery.num_rounds=2"]
 
@@ -75,6 +77,36 @@ def test_a_second_run_trains_nothing_and_says_the_same(finished):
     assert again.returncode == 0 and "[1/5]" not in again.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
     assert again.stdout[again.stdout.index("round") :] == first.stdout[first.stdout.index("round   ") :]
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "a byte"])
+def test_a_damaged_command_is_said_and_written_anew(finished, tmp_path, damage):
+    folder = shutil.copytree(finished[0], tmp_path / "quickstart")
+    written = (folder / "command").read_bytes()
+    assert written.startswith(b"hf-lottery run quickstart training.max_steps=40 ")
+    (folder / "command").unlink()
+    if damage != "removed":
+        (folder / "command").write_bytes(written[:30] if damage == "cut" else written.replace(b"=40", b"=41"))
+    done = quickstart(folder)
+    assert done.returncode == 0 and f"{folder / 'command'} is damaged" in done.stderr
+    assert read_command(folder).startswith("hf-lottery run quickstart training.max_steps=40 ")
+    assert "command" not in quickstart(folder).stderr
+
+
+def test_a_command_of_an_earlier_version_has_no_checksum_and_stays(tmp_path, caplog):
+    (tmp_path / "command").write_text("hf-lottery run mnist/lenet-300-100\n")
+    keep_command(tmp_path, "hf-lottery run another")
+    assert read_command(tmp_path) == "hf-lottery run mnist/lenet-300-100" and not caplog.text
+
+
+def test_a_rewind_point_without_its_manifest_is_named_though_all_is_finished(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "quickstart")
+    manifest = folder / "replicate-0" / "rewind" / "manifest.json"
+    manifest.unlink()
+    done = quickstart(folder)
+    assert done.returncode == 0 and f"{manifest} is damaged: it is missing" in done.stderr
+    exported = command("export", folder / "replicate-0" / "round-01", "--to", "delta", "--output", tmp_path / "delta")
+    assert exported.returncode == 2 and f"{manifest} is damaged: it is missing" in exported.stderr.replace("\n", "")
 
 
 def test_the_folder_of_another_recipe_is_refused_and_left_alone(finished):
