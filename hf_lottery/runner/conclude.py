@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,11 +21,13 @@ from hf_lottery.results.results import Results, read_results
 from hf_lottery.results.terminal import table
 from hf_lottery.results.verdict import Verdict, verdict
 from hf_lottery.ticket.publishing import published_recipe
+from hf_lottery.ticket.save import decode_card, encode_card, publishable
 from hf_lottery.ticket.schema import CARD_FILE, JSON_FILE
 from hf_lottery.ticket.ticket import Ticket, TicketError
 from hf_lottery.training.search import Search
 
 CONCLUDE_LOCK = ".conclude.lock"
+_log = logging.getLogger(__name__)
 
 
 def conclude(recipe: Recipe, experiment: Experiment, console: Console) -> None:
@@ -101,7 +105,19 @@ def holds_ticket(root: Path, recipe: Recipe, results: Results, number: int, repl
         and ticket.info.get("recipe") == published_recipe(recipe.to_yaml())
         and _same_lines(ticket.info.get("results", []), results)
         and ticket.mask.fingerprint() == _line(results, number, replicate).get("fingerprint")
+        and _has_our_part(folder / CARD_FILE, ticket, files)
     )
+
+
+def _has_our_part(card: Path, ticket: Ticket, files: Iterable[str]) -> bool:
+    """Whether our part of a ticket's card is what a save would write now; around it the user may write anything."""
+    written = card.read_bytes()
+    try:
+        info, existing = publishable(ticket.info), decode_card(written)
+        return encode_card(ticket.mask, ticket.rewind_step, info, files, existing=existing) == written
+    except TicketError as error:
+        _log.warning("%s: %s. It is left as it is.", card, error)
+        return True
 
 
 def write_ticket(recipe: Recipe, experiment: Experiment, results: Results, number: int, replicate: int = 0) -> None:

@@ -57,7 +57,7 @@ def ticket_card(
             *_replicate(results, fingerprint),
             *loading(info, repo_id, files),
             *_evidence(results, round, files),
-            *_layers(counts),
+            *_layers(info, counts),
             *_again(info),
         ]
     )
@@ -169,10 +169,12 @@ def _finding(finding: Finding, metric: Metric) -> str:
     return f"{formatting.with_interval(finding.difference, metric)}, n = {finding.difference.n}"
 
 
-def _layers(counts: Mapping[str, tuple[int, int]]) -> list[str]:
+def _layers(info: Mapping[str, Any], counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    of_model = list((info.get("densities") or [{}])[0])  # in the model's order, which a stored mask does not have
+    places = {name: place for place, name in enumerate(of_model)}
     body = [
         [f"`{name}`", f"{kept:,}", f"{n:,}", formatting.percent(kept / n if n else 0)]
-        for name, (kept, n) in counts.items()
+        for name, (kept, n) in sorted(counts.items(), key=lambda item: (places.get(item[0], len(places)), item[0]))
     ]
     table = _table(["tensor", "kept", "of", "density"], body)
     return ["## Density per layer", f"<details><summary>{len(body)} tensors</summary>\n\n{table}\n\n</details>"]

@@ -17,6 +17,7 @@ import pytest
 from hf_lottery import Ticket
 from hf_lottery.cli.ticket import show
 from hf_lottery.runner.command import keep_command, read_command
+from hf_lottery.ticket.card_merge import END
 
 SMALL = ["training.max_steps=40", "training.eval_steps=20", "lottery.num_rounds=2"]
 
@@ -72,10 +73,11 @@ def test_the_numbers_are_counted(finished):
 
 def test_a_second_run_trains_nothing_and_says_the_same(finished):
     folder, first = finished
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+    written = [*folder.rglob("result.json"), *(folder / "ticket").iterdir()]
+    before = {path: path.stat().st_mtime_ns for path in written}
     again = quickstart(folder)
     assert again.returncode == 0 and "[1/5]" not in again.stdout
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == before
+    assert {path: path.stat().st_mtime_ns for path in written} == before
     assert again.stdout[again.stdout.index("round") :] == first.stdout[first.stdout.index("round   ") :]
 
 
@@ -105,8 +107,21 @@ def test_a_rewind_point_without_its_manifest_is_named_though_all_is_finished(fin
     manifest.unlink()
     done = quickstart(folder)
     assert done.returncode == 0 and f"{manifest} is damaged: it is missing" in done.stderr
-    exported = command("export", folder / "replicate-0" / "round-01", "--to", "delta", "--output", tmp_path / "delta")
+    exported = command("export", folder / "replicate-0" / "round-01", "--to", "merged", "--output", tmp_path / "m")
     assert exported.returncode == 2 and f"{manifest} is damaged: it is missing" in exported.stderr.replace("\n", "")
+
+
+def test_a_damaged_card_is_written_anew_and_the_users_text_around_it_stays(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "quickstart")
+    card = folder / "ticket" / "README.md"
+    whole = card.read_text() + "\nMy own words.\n"
+    card.write_text(whole.replace("| density", "| dentist", 1))
+    assert card.read_text() != whole
+    assert quickstart(folder).returncode == 0 and card.read_text() == whole
+    card.write_text(whole.replace(END, ""))  # where our part ends is not known then
+    done = quickstart(folder)
+    assert done.returncode == 0 and "README.md has the line" in done.stderr.replace("\n", " ")
+    assert card.read_text() == whole.replace(END, "")
 
 
 def test_the_folder_of_another_recipe_is_refused_and_left_alone(finished):
