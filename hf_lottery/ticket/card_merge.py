@@ -25,11 +25,11 @@ def merge_card(existing: str | None, metadata: dict[str, Any], body: str) -> str
         body: Markdown, without the marks.
 
     Raises:
-        TicketError: the metadata of `existing` is not YAML, or one of the two marks is missing.
+        TicketError: the metadata of `existing` is not YAML, its tags are no list of words, or one of the two marks is
+            missing.
     """
     card, theirs = _parsed(existing or "")
-    tags = theirs.get("tags") or []
-    ours = {**metadata, "tags": list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *metadata["tags"]]))}
+    ours = {**metadata, "tags": list(dict.fromkeys([*_tags(theirs), *metadata["tags"]]))}
     if "license" in theirs:
         ours["license"] = theirs["license"]
     text = _with_part(card.text, f"{BEGIN}\n\n{body}\n\n{END}")
@@ -48,6 +48,14 @@ def _parsed(text: str) -> tuple[ModelCard, dict[str, Any]]:
     except (ValueError, TypeError, yaml.YAMLError) as error:
         first = str(error).splitlines()[0]
         raise TicketError(f"README.md has metadata that cannot be read ({first}); correct it, or remove it") from None
+
+
+def _tags(metadata: dict[str, Any]) -> list[Any]:
+    tags = metadata.get("tags") or []
+    tags = [tags] if isinstance(tags, str) else tags
+    if not isinstance(tags, list) or any(isinstance(tag, (list, dict)) for tag in tags):
+        raise TicketError(f"README.md has the tags {str(tags)[:80]}, which are no list of words; correct it")
+    return tags
 
 
 def _with_part(text: str, part: str) -> str:

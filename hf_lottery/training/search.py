@@ -13,7 +13,7 @@ from transformers import Trainer
 from hf_lottery.distributed.processes import barrier, from_main
 from hf_lottery.files import make_folder, naming, sweep_all
 from hf_lottery.folder_lock import FolderLock
-from hf_lottery.layout import MANIFEST_FILE, round_folder
+from hf_lottery.layout import MANIFEST_FILE, STATE_FILE, round_folder
 from hf_lottery.results.diverged import Diverged, DivergedError
 from hf_lottery.results.evaluations import evaluations
 from hf_lottery.sealed import DamagedFile, require_whole_folder
@@ -150,7 +150,7 @@ class Search:
             with trainer.watch.stopping():
                 seconds = self._train(folder)
                 self._evaluate_at_the_end()
-            with naming(folder.path):
+            with naming(folder.path / STATE_FILE):
                 trainer.save_state()
             line = result_line(trainer, seconds, labels)
             trained = RewindPoint.capture(trainer.model, trainer.state.global_step, keep=trainer.args.should_save)

@@ -92,6 +92,12 @@ def test_broken_metadata_is_our_error():
         card(existing="---\na: [\n---\ntext")
 
 
+@pytest.mark.parametrize("tags", ["[[a, b]]", "[{a: b}]", "{a: b}", "7"])
+def test_tags_that_are_no_list_of_words_are_our_error(tags):
+    with pytest.raises(TicketError, match=r"README\.md has the tags .+, which are no list of words; correct it"):
+        card(existing=f"---\ntags: {tags}\n---\ntext")
+
+
 def test_without_results_nothing_is_claimed():
     data = ModelCard(card(results=[])).data
     assert data.eval_results is None and "## Evidence" not in card(results=[])
