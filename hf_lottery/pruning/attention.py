@@ -6,6 +6,7 @@ not known for certain is refused by `require_known`, and none is guessed from sh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -38,6 +39,8 @@ _SEPARATE = (
     ("attention.query", "attention.key", "attention.value", "output.dense"),
     ("att.query", "att.key", "att.value", "output.dense"),
 )
+# norms of queries, keys, values, or of what goes into the output projection
+_NORM = re.compile(r"(q|k|v|query|key|value|qk|attn_sub|inner_attn)_?(layer_?)?(norm|ln)")
 # how their attention modules name the size and the number of heads
 _SIZES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
 _NUMBERS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
@@ -101,15 +104,38 @@ def attention_heads(model: nn.Module) -> dict[str, Heads]:
 
 
 def require_known(model: nn.Module, heads: Mapping[str, Heads], names: Iterable[str]) -> None:
-    """Raise a ValueError if a weight among `names` is of an attention layer that `heads` does not have."""
-    names = list(names)
+    """Raise a ValueError if the weights among `names` are of an attention layer that cannot be pruned by heads.
+
+    That is one that `heads` does not have, or one in which a norm is over all heads together: without one of them, it
+    changes the others.
+    """
+    names = set(names)
     for prefix, module in _attentions(model):
-        inside = [name for name in names if name.startswith(f"{prefix}." if prefix else "")]
+        inside = sorted(name for name in names if _within(name, prefix))
         if inside and not any(_within(prefix, layer) or _within(layer, prefix) for layer in heads):
             raise ValueError(
                 f"pattern is head, and how the weights of '{prefix}', a {type(module).__name__}, divide into heads is "
                 f"not known, such as '{inside[0]}': name it in exclude_modules, or use pattern neuron or weight"
             )
+    for layer, those in heads.items():
+        norm = None if names.isdisjoint(those.names) else _norm_over_heads(model.get_submodule(layer), those)
+        if norm is not None:
+            raise ValueError(
+                f"pattern is head, and '{norm}' of '{layer}' is over all heads together, so that pruning one changes "
+                "the others: name the layer in exclude_modules, or use pattern neuron or weight"
+            )
+
+
+def _norm_over_heads(attention: nn.Module, heads: Heads) -> str | None:
+    """The norm between the projections of an attention that is over more than one head; None if there is none."""
+    *_, output = heads.places.values()
+    size = sum(output.sections) // heads.count  # of a head; with grouped queries, of all that share a key
+    for name, module in attention.named_modules():
+        if _NORM.fullmatch(name.rpartition(".")[2]):
+            weights = list(module.parameters(recurse=False))
+            if weights and weights[0].dim() == 1 and len(weights[0]) > size:
+                return name
+    return None
 
 
 def _attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -15,7 +15,7 @@ from hf_lottery.pruning.patterns import PATTERNS
 from hf_lottery.pruning.targets import prunable
 from hf_lottery.pruning.units import shuffle_units
 from tests import tiny_lm
-from tests.pruning.attention_models import FAMILIES, IMAGES, SIZES, network
+from tests.pruning.attention_models import FAMILIES, GROUPED, IMAGES, SIZES, network
 from tests.tiny import make_trainer
 
 
@@ -168,6 +168,16 @@ UNKNOWN = {
         hf.XLNetModel, hf.XLNetConfig(vocab_size=40, d_model=32, n_layer=1, n_head=4, d_inner=24),
         "XLNetRelativeAttention",
     ),
+    "queries are normalised over all heads": (hf.Olmo2Model, hf.Olmo2Config(**GROUPED), "'q_norm' of 'layers.0"),
+    "a norm before the output projection": (hf.BitNetModel, hf.BitNetConfig(**GROUPED), "'attn_sub_norm' of 'lay"),
+    "a layer with the keys of another": (
+        hf.Gemma3nTextModel,
+        hf.Gemma3nTextConfig(
+            **GROUPED, head_dim=8, hidden_size_per_layer_input=8, vocab_size_per_layer_input=40,
+            num_kv_shared_layers=1, laurel_rank=4, layer_types=["full_attention", "full_attention"],
+        ),
+        "'layers.1.self_attn', a Gemma3nTextAttention",
+    ),
     "no attention": (hf.FNetModel, hf.FNetConfig(vocab_size=40, hidden_size=32), "FNetModel has no attention heads"),
     "a mixer": (hf.MambaModel, hf.MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1), "MambaModel has"),
 }  # fmt: skip
@@ -198,7 +208,7 @@ def test_one_unknown_attention_beside_a_known_one_is_refused_unless_left_out():
     model = Two()
     heads = attention_heads(model)
     with pytest.raises(
-        ValueError, match=r"the weights of 'own', a OwnAttention, .* 'own.qkv.weight': name it in excl"
+        ValueError, match=r"the weights of 'own', a OwnAttention, .* 'own.out.weight': name it in excl"
     ):
         require_known(model, heads, prunable(model))
     require_known(model, heads, prunable(model, exclude_modules=["own"]))
