@@ -187,10 +187,11 @@ def _separate(start: str, module: nn.Module, linear: Mapping[str, nn.Module]) ->
     queries = _inputs(output) // (_outputs(value) // count)  # of each, the output takes as many inputs as a value has
     if queries % count or _outputs(query) % queries or _own(owner, _NUMBERS) not in (None, queries):
         return None
-    weights = {f"{start}{name}.weight": linear[start + name] for name in names}
-    *inner, last = weights
-    places = {name: Place(_output_dim(weights[name]), (_outputs(weights[name]),)) for name in inner}
-    return Heads({**places, last: Place(1 - _output_dim(output), (_inputs(output),))}, count)
+    if count == 1 < queries:  # key and value are of all heads
+        names, count = (names[0], names[3]), queries
+    *inner, last = names
+    places = {f"{start}{name}.weight": _in_outputs(linear[start + name]) for name in inner}
+    return Heads({**places, f"{start}{last}.weight": _in_inputs(output)}, count)
 
 
 def _fused(start: str, module: nn.Module, linear: Mapping[str, nn.Module]) -> Heads | None:
@@ -208,14 +209,24 @@ def _fused(start: str, module: nn.Module, linear: Mapping[str, nn.Module]) -> He
     others = _outputs(fused) - (0 if apart is not None else width)  # keys and values
     if not size or width % size or not others or others % (2 * size) or width // size % (others // (2 * size)):
         return None
-    sections = (others // 2, others // 2) if apart is not None else (width, others // 2, others // 2)
-    if order == _BY_HEAD:
-        sections = (_outputs(fused),)
-    places = {f"{start}{fused_name}.weight": Place(_output_dim(fused), sections)}
-    if apart is not None:
-        places = {f"{start}q_attn.weight": Place(_output_dim(apart), (width,)), **places}
-    places[f"{start}{output_name}.weight"] = Place(1 - _output_dim(output), (width,))
-    return Heads(places, others // (2 * size))
+    count, dim = others // (2 * size), _output_dim(fused)
+    if count == 1 < width // size and apart is None:  # key and value, which come last in both orders, are of all heads
+        place, count = Place(dim, (width,), shared=others), width // size
+    elif order == _BY_HEAD:
+        place = Place(dim, (width + others,))
+    else:
+        place = Place(dim, (() if apart is not None else (width,)) + (others // 2, others // 2))
+    places = {} if apart is None else {f"{start}q_attn.weight": _in_outputs(apart)}
+    places[f"{start}{fused_name}.weight"] = place
+    return Heads({**places, f"{start}{output_name}.weight": _in_inputs(output)}, count)
+
+
+def _in_outputs(layer: nn.Module) -> Place:
+    return Place(_output_dim(layer), (_outputs(layer),))
+
+
+def _in_inputs(layer: nn.Module) -> Place:
+    return Place(1 - _output_dim(layer), (_inputs(layer),))
 
 
 def _output_dim(layer: nn.Module) -> int:

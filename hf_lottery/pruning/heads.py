@@ -17,7 +17,8 @@ class Heads(Groups):
     last in the inputs of the output projection.
 
     `count` is how many can be pruned one by one: with grouped queries the key-value heads, each together with its
-    query heads. Places are in the parameters' own dimensions.
+    query heads. If all queries share one key and value, these stay, and the query heads are pruned one by one. Places
+    are in the parameters' own dimensions.
     """
 
 
@@ -47,8 +48,8 @@ def prune_heads(
 ) -> Mask:
     """One pruning of whole attention heads; masks of tensors outside attention layers are left as they are.
 
-    With grouped queries a key-value head is pruned together with all the query heads that share it. A head is alive
-    while any of its weights is.
+    With grouped queries a key-value head is pruned together with all the query heads that share it; the only one of a
+    layer stays. A head is alive while any of its weights is.
 
     Args:
         scores, alive, rate, scope, key: as for `prune`, with heads in place of weights.

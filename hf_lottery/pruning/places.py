@@ -17,19 +17,22 @@ class Place:
         dim: the dimension along which the groups lie.
         sections: sizes of the sections of this dimension, one after the other, each of which is divided equally among
             all groups: (64, 64, 64) of a weight that holds queries, then keys, then values.
+        shared: how many entries of the dimension come after the sections and are of no group, because all use them.
     """
 
     dim: int
     sections: tuple[int, ...]
+    shared: int = 0
 
     def parts(self, tensor: Tensor, count: int) -> list[Tensor]:
         """One (count, weights) for each section: a row is a group."""
-        sections = tensor.movedim(self.dim, 0).split(self.sections)
+        *sections, _ = tensor.movedim(self.dim, 0).split((*self.sections, self.shared))
         return [section.unflatten(0, (count, -1)).flatten(1) for section in sections]
 
     def expand(self, kept: Tensor, dims: int) -> Tensor:
         """(count,) bools -> bools that broadcast over the tensor of `dims` dimensions."""
-        along = torch.cat([kept.repeat_interleave(size // len(kept)) for size in self.sections])
+        of_groups = [kept.repeat_interleave(size // len(kept)) for size in self.sections]
+        along = torch.cat([*of_groups, kept.new_ones(self.shared)])
         return along.view([-1 if dim == self.dim else 1 for dim in range(dims)])
 
     def index(self, order: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ class Place:
         for size in self.sections:
             found.append(start + torch.arange(size).view(len(order), -1)[order].flatten())
             start += size
-        return torch.cat(found)
+        return torch.cat([*found, torch.arange(start, start + self.shared)])
 
 
 @dataclass(frozen=True)

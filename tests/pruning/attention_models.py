@@ -72,7 +72,7 @@ def cross_attending_gpt2():
 # family -> (class, config, input, numbers of heads in the order of the layers, those of the encoder first)
 FAMILIES = {
     "llama": (hf.LlamaModel, hf.LlamaConfig(**GROUPED), tokens, [2, 2]),
-    "llama of one key": (hf.LlamaModel, hf.LlamaConfig(**{**SIZES, "num_key_value_heads": 1}), tokens, [1, 1]),
+    "llama of one key": (hf.LlamaModel, hf.LlamaConfig(**{**SIZES, "num_key_value_heads": 1}), tokens, [4, 4]),
     "qwen2": (hf.Qwen2Model, hf.Qwen2Config(**GROUPED), tokens, [2, 2]),
     "qwen3": (hf.Qwen3Model, hf.Qwen3Config(**GROUPED, head_dim=16), tokens, [2, 2]),
     "gemma": (hf.GemmaModel, hf.GemmaConfig(**GROUPED, head_dim=4), tokens, [2, 2]),
@@ -85,12 +85,12 @@ FAMILIES = {
     "imagegpt": (hf.ImageGPTModel, hf.ImageGPTConfig(**GPT), tokens, [4, 4]),
     "gptj": (hf.GPTJModel, hf.GPTJConfig(**GPT, rotary_dim=4), tokens, [4, 4]),
     "bigcode": (hf.GPTBigCodeModel, hf.GPTBigCodeConfig(**GPT, multi_query=False), tokens, [4, 4]),
-    "bigcode of one key": (hf.GPTBigCodeModel, hf.GPTBigCodeConfig(**GPT), tokens, [1, 1]),
+    "bigcode of one key": (hf.GPTBigCodeModel, hf.GPTBigCodeConfig(**GPT), tokens, [4, 4]),
     "neox": (hf.GPTNeoXModel, hf.GPTNeoXConfig(**SIZES), tokens, [4, 4]),
     "neox japanese": (hf.GPTNeoXJapaneseModel, hf.GPTNeoXJapaneseConfig(**SIZES), tokens, [4, 4]),
     "bloom": (hf.BloomModel, hf.BloomConfig(vocab_size=40, hidden_size=32, n_layer=2, n_head=4), tokens, [4, 4]),
     "falcon": (hf.FalconModel, hf.FalconConfig(**FALCON, multi_query=False), tokens, [4, 4]),
-    "falcon of one key": (hf.FalconModel, hf.FalconConfig(**FALCON, multi_query=True), tokens, [1, 1]),
+    "falcon of one key": (hf.FalconModel, hf.FalconConfig(**FALCON, multi_query=True), tokens, [4, 4]),
     "falcon in groups": (
         hf.FalconModel, hf.FalconConfig(**FALCON, new_decoder_architecture=True, num_kv_heads=2), tokens, [2, 2],
     ),

@@ -159,15 +159,17 @@ def test_a_pruned_head_is_a_head_that_attention_never_had(kv_heads):
     model = llama(kv_heads)
     weights = {n: p.detach().clone() for n, p in model.named_parameters() if "proj" in n}
     heads = attention_heads(model)
-    rate = 0.5 if kv_heads > 1 else 0.0
-    kept = prune_heads(weights, Mask.ones(weights), rate, heads, key=torch.abs)
+    kept = prune_heads(weights, Mask.ones(weights), 0.5, heads, key=torch.abs)
     ids = torch.arange(10).view(2, 5)
     dropped = {}
     for layer, those in heads.items():
-        assert those.count == kv_heads
-        shape = kept[those.names[1]].view(kv_heads, -1)
-        assert torch.equal(shape.any(1), shape.all(1)) and int(shape.any(1).sum()) == kv_heads - round(rate * kv_heads)
-        dropped[layer] = (~shape.any(1)).repeat_interleave(16 // kv_heads)
+        count = kv_heads if kv_heads > 1 else 4  # the only key-value head stays, and query heads go one by one
+        assert those.count == count
+        shape = kept[f"{layer}.q_proj.weight"].view(count, -1)
+        assert torch.equal(shape.any(1), shape.all(1)) and int(shape.any(1).sum()) == count // 2
+        dropped[layer] = (~shape.any(1)).repeat_interleave(16 // count)
+        for name in ("k_proj", "v_proj"):
+            assert int(kept[f"{layer}.{name}.weight"].any(1).sum()) == (2 * kv_heads if kv_heads > 1 else 4)
 
     def drop(layer):
         def hook(_, inputs):
