@@ -59,7 +59,6 @@ _FUSED = {
     "imagegpt.modeling_imagegpt.ImageGPTAttention": ("c_attn", "c_proj", _IN_PARTS),
     "openai.modeling_openai.Attention": ("c_attn", "c_proj", _IN_PARTS),
     "phi3.modeling_phi3.Phi3Attention": ("qkv_proj", "o_proj", _IN_PARTS),
-    "phi4_multimodal.modeling_phi4_multimodal.Phi4MultimodalAttention": ("qkv_proj", "o_proj", _IN_PARTS),
     "mpt.modeling_mpt.MptAttention": ("Wqkv", "out_proj", _IN_PARTS),
     "dbrx.modeling_dbrx.DbrxAttention": ("Wqkv", "out_proj", _IN_PARTS),
     "modernbert.modeling_modernbert.ModernBertAttention": ("Wqkv", "Wo", _IN_PARTS),

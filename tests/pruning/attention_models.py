@@ -64,6 +64,13 @@ def spectrograms():
     return {"input_features": torch.randn(2, 8, 20), "decoder_input_ids": IDS}
 
 
+def decisions():
+    draw = torch.Generator().manual_seed(0)
+    given = {"states": 17, "actions": 4, "rewards": 1, "returns_to_go": 1}
+    steps = {"timesteps": torch.arange(3).repeat(2, 1), "attention_mask": torch.ones(2, 3)}
+    return {name: torch.randn(2, 3, size, generator=draw) for name, size in given.items()} | steps
+
+
 def cross_attending_gpt2():
     decoder = hf.GPT2Config(**{**GPT, "n_head": 2}, add_cross_attention=True, is_decoder=True)
     return hf.EncoderDecoderModel(encoder=hf.BertModel(hf.BertConfig(**SIZES)), decoder=hf.GPT2LMHeadModel(decoder))
@@ -78,11 +85,25 @@ FAMILIES = {
     "gemma": (hf.GemmaModel, hf.GemmaConfig(**GROUPED, head_dim=4), tokens, [2, 2]),
     "phi": (hf.PhiModel, hf.PhiConfig(**GROUPED), tokens, [2, 2]),
     "phi3": (hf.Phi3Model, hf.Phi3Config(**GROUPED), tokens, [2, 2]),
+    "phi3 of one key": (hf.Phi3Model, hf.Phi3Config(**{**SIZES, "num_key_value_heads": 1}), tokens, [4, 4]),
+    "dbrx": (
+        hf.DbrxModel,
+        hf.DbrxConfig(
+            vocab_size=40, d_model=32, n_heads=4, n_layers=2, max_seq_len=32,
+            attn_config={"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+            ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 2, "moe_top_k": 1},
+        ),
+        tokens, [2, 2],
+    ),
     "mixtral": (hf.MixtralModel, hf.MixtralConfig(**GROUPED, num_local_experts=2), tokens, [2, 2]),
     "qwen2 moe": (hf.Qwen2MoeModel, hf.Qwen2MoeConfig(**MIXED), tokens, [2, 2]),
     "gpt2": (hf.GPT2Model, hf.GPT2Config(**GPT), tokens, [4, 4]),
     "openai": (hf.OpenAIGPTModel, hf.OpenAIGPTConfig(**GPT), tokens, [4, 4]),
     "imagegpt": (hf.ImageGPTModel, hf.ImageGPTConfig(**GPT), tokens, [4, 4]),
+    "decision transformer": (
+        hf.DecisionTransformerModel, hf.DecisionTransformerConfig(hidden_size=32, n_layer=2, n_head=4, n_inner=24),
+        decisions, [4, 4],
+    ),
     "gptj": (hf.GPTJModel, hf.GPTJConfig(**GPT, rotary_dim=4), tokens, [4, 4]),
     "bigcode": (hf.GPTBigCodeModel, hf.GPTBigCodeConfig(**GPT, multi_query=False), tokens, [4, 4]),
     "bigcode of one key": (hf.GPTBigCodeModel, hf.GPTBigCodeConfig(**GPT), tokens, [4, 4]),
@@ -144,6 +165,7 @@ FAMILIES = {
     ),
     "clip": (hf.CLIPModel, hf.CLIPConfig(**VISION_TEXT), lambda: {**tokens(), **images()}, [2, 2, 4, 4]),
     "blip": (hf.BlipVisionModel, hf.BlipVisionConfig(**IMAGES), images, [4, 4]),
+    "blip 2": (hf.Blip2VisionModel, hf.Blip2VisionConfig(**IMAGES), images, [4, 4]),
     "sam": (
         hf.SamModel, hf.SamConfig(**SAM), lambda: {**images(32), "input_points": torch.zeros(2, 1, 1, 2)}, [4] * 9,
     ),

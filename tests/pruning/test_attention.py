@@ -237,6 +237,16 @@ def test_a_layer_is_pruned_in_all_its_projections_or_left_out():
         check(model, target_modules=["mlp"])
 
 
+def test_a_trainer_prunes_as_many_heads_of_every_layer_as_the_layer_has(tmp_path):
+    make, config, *_ = FAMILIES["bart"]
+    trainer = make_trainer(tmp_path, make(config), lottery_config=LotteryConfig(pattern="head", pruning_rate=0.5))
+    mask = trainer.prune()
+    for name, kept in mask.items():
+        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight")):
+            heads = kept.unflatten(0, (4 if "encoder.layers" in name else 2, -1)).flatten(1)
+            assert torch.equal(heads.any(1), heads.all(1)) and int(heads.any(1).sum()) == len(heads) // 2
+
+
 def test_heads_over_an_adapter_are_refused():
     with pytest.raises(ValueError, match="an adapter's weights do not divide into heads; use pattern rank or weight"):
         attention_heads(get_peft_model(tiny_lm.model(), LoraConfig(r=2, target_modules=["q_proj"])))
