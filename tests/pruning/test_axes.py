@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import spectral_norm
@@ -15,6 +16,7 @@ from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.random_mask import random_mask_like
 from hf_lottery.pruning.step import check_network, next_mask, score
 from hf_lottery.pruning.targets import match_rates, prunable
+from tests import tiny_lm
 from tests.tiny import make_trainer
 
 # a layer with 8 inputs and 12 outputs, how many dimensions follow the channels, the number of its groups
@@ -312,3 +314,35 @@ def test_weights_of_unknown_layers_at_rate_0_stay_whole(tmp_path, pattern):
     )
     mask = make_trainer(tmp_path, Odd(), lottery_config=config).prune()
     assert mask["mixing.weight"].all() and mask["norm.weight"].all() and not mask["classifier.weight"].all()
+
+
+def adapted():
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, init_lora_weights=False, target_modules=["embed_tokens", "q_proj"])
+    return get_peft_model(tiny_lm.model(tie_word_embeddings=False), config)
+
+
+@pytest.mark.parametrize("pattern", ["neuron", "2:4"])
+def test_an_adapters_a_and_b_have_outputs_in_rows_that_of_an_embedding_too(pattern):
+    model = adapted()
+    names = ["lora_A", "lora_B", "lora_embedding_A.default", "lora_embedding_B.default"]
+    mask = next_mask(context(model, LotteryConfig(pattern=pattern, pruning_rate=0.25, target_modules=names)))
+    assert {tuple(kept.shape) for kept in mask.values()} == {(8, 260), (8, 16), (16, 8)}
+    for kept in mask.values():
+        rows = kept.any(1)
+        if pattern == "neuron":
+            assert torch.equal(rows, kept.all(1)) and int(rows.sum()) == len(rows) * 3 // 4
+        else:
+            assert (kept.unflatten(1, (-1, 4)).sum(-1) == 2).all()
+
+
+def test_dead_outputs_of_an_embeddings_adapter_add_nothing():
+    model = adapted()
+    names = ["lora_embedding_B.default"]
+    mask = next_mask(context(model, LotteryConfig(pattern="neuron", pruning_rate=0.25, target_modules=names)))
+    layer = model.base_model.model.model.embed_tokens
+    with torch.no_grad():
+        for name, kept in mask.items():
+            model.get_parameter(name).mul_(kept)
+        added = layer(torch.arange(260)) - layer.base_layer(torch.arange(260))
+    assert int((added == 0).all(0).sum()) == 4
