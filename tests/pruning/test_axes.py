@@ -201,6 +201,28 @@ def test_a_recurrent_neuron_is_its_row_of_every_gate(name):
         assert int(dead.sum()) == width // 10 * round(RATE * 10)
 
 
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_neurons_of_a_recurrent_cell(cell):
+    torch.manual_seed(0)
+    model = Net(cell(8, 12))
+    names = ["layer.weight_ih", "layer.weight_hh"]
+    with torch.no_grad():
+        for name, kept in next_mask(
+            context(model, LotteryConfig(pattern="neuron", pruning_rate=0.25, target_modules=names))
+        ).items():
+            model.get_parameter(name).mul_(kept)
+        one, two = (model(torch.randn(3, 8)) for _ in range(2))
+    one, two = (state[0] if isinstance(state, tuple) else state for state in (one, two))
+    assert int(((one - two).abs().amax(0) == 0).sum()) == 3
+
+
+def test_two_of_four_of_a_recurrent_layer_lie_along_its_inputs():
+    model = Net(nn.GRU(8, 12))
+    config = LotteryConfig(pattern="2:4", target_modules=["layer.weight_ih_l0", "layer.weight_hh_l0"])
+    for kept in next_mask(context(model, config)).values():
+        assert (kept.unflatten(1, (-1, 4)).sum(-1) == 2).all()
+
+
 def test_the_weakest_recurrent_neurons_go():
     model = Net(nn.LSTM(4, 6, bias=False))
     with torch.no_grad():
