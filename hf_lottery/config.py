@@ -77,7 +77,7 @@ class LotteryConfig:
         default="weight",
         metadata={
             "help": "The unit of pruning: weight, n:m (such as 2:4), neuron (of a gated MLP: its rows of gate and up "
-            "with its column of down), head, or rank (of a LoRA)."
+            "with its column of down), head, or rank (of a LoRA). docs/patterns.md says what each is in which layer."
         },
     )
     prune_embeddings: str | None = field(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from hf_lottery.export.adapter import save_adapter, without_pruned_ranks
 from hf_lottery.export.delta import Delta
 from hf_lottery.export.merged import save_merged
@@ -11,6 +13,7 @@ from hf_lottery.export.shira import save_shira
 from hf_lottery.export.source import Source, open_source
 from hf_lottery.files import filling
 from hf_lottery.pruning.lora import lora_pairs
+from hf_lottery.runner.memory import base_on_meta
 
 FORMS = ("adapter", "rank-adapter", "delta", "shira", "merged")
 
@@ -59,9 +62,22 @@ def _delta(found: Source, folder: Path, keep_zeros: bool) -> str:
 
 def _shira(found: Source, folder: Path, keep_zeros: bool) -> str:
     delta = _update(found)
+    _require_linear(found, delta)
     shapes = {name: found.tensors[name].shape for name in delta.entries}
     save_shira(folder, delta, shapes, _base(found))
     return f"a PEFT SHiRA adapter of {delta.count():,} changed weights in {len(delta.entries)} tensors"
+
+
+def _require_linear(found: Source, delta: Delta) -> None:
+    """Raise a ValueError if a changed weight is of a layer for which PEFT has no SHiRA, such as GPT-2's Conv1D."""
+    model = base_on_meta(found.recipe)
+    for name in delta.entries:
+        layer = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(
+                f"SHiRA holds updates of linear layers' weights, and '{name}' changed, which is of a "
+                f"{type(layer).__name__}: use --to delta"
+            )
 
 
 def _merged(found: Source, folder: Path, keep_zeros: bool) -> str:

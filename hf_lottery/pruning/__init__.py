@@ -5,9 +5,11 @@ context     `PruningContext`: what a pruning may use. The trainer builds it
 step        `next_mask`: the criterion scores the weights, the pattern removes the lowest scores
 criteria    `CRITERIA`: name -> function and what it needs; gradients (snip, grasp), wanda, synflow and lora hold the
             longer functions, custom calls a function of the user; unpadded and labels say what of a batch counts
-patterns    `PATTERNS`: name -> function; groups (n:m and neurons), gated (neurons of gated MLPs), heads, lora (ranks)
-            and embeddings (rows) hold the functions for whole groups
+patterns    `PATTERNS`: name -> function; groups (n:m and neurons), heads, lora (ranks) and embeddings (rows) hold the
+            functions for whole groups
+axes        which dimension of a layer's weight holds its outputs; patterns and wanda see (outputs, inputs, …)
+places      which weights are one group. Found by gated (neurons of gated MLPs), recurrent (of LSTMs and their kind)
+            and attention (heads); units exchanges groups, for the control random_mask
 untrained   refuses a mask of a LoRA that its start would decide
-units       which weights are pruned together; random_mask exchanges them, for the control of that name
 selection/  removes exactly the number of lowest scores that rate and scope ask for
 """

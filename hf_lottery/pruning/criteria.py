@@ -19,6 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from hf_lottery.pruning.axes import known_axes
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.custom import call_custom
 from hf_lottery.pruning.gradients import grasp, snip, tempered_loss
@@ -121,7 +122,7 @@ def _scored_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -
 
 def _scored_by_wanda(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
     norms = input_norms(context.model, weights, lambda batch: context.model(**batch), context.batches())
-    return wanda(weights, norms)
+    return wanda(weights, norms, known_axes(context.model, weights))
 
 
 CRITERIA: dict[str, Criterion] = {

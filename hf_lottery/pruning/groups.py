@@ -1,6 +1,7 @@
 """Groups of weights that are pruned together: N of every M consecutive weights, and whole neurons.
 
-A neuron is the weights into it, and in a gated MLP also those out of it: see `gated`.
+A neuron is the weights into it, and in a gated MLP also those out of it: see `gated` and `recurrent`. All tensors here
+are laid out as (outputs, inputs, …): see `axes`.
 
 A group's score is the mean of its weights' scores, and groups are pruned as weights are: exactly
 n = round(rate · alive groups), by the same scopes.
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.gated import GatedMLP, living_neurons, mlp_sums, require_whole
+from hf_lottery.pruning.gated import GatedMLP, require_whole
+from hf_lottery.pruning.recurrent import RecurrentLayer
 from hf_lottery.pruning.selection.select import prune
 
 Key = Callable[[Tensor], Tensor] | None
@@ -77,41 +79,43 @@ def prune_neurons(
     rates: Mapping[str, float] | None = None,
     scope: str = "layer",
     key: Key = None,
-    mlps: Mapping[str, GatedMLP] | None = None,
+    mlps: Mapping[str, GatedMLP | RecurrentLayer] | None = None,
 ) -> Mask:
     """One pruning of whole neurons: rows of linear layers, filters of convolutions.
 
     A neuron is alive while any weight into it is. The neurons of a classifier are its classes: give it rate 0.
 
     A neuron of a gated MLP is its row of gate, its row of up and its column of down, which are pruned together; it is
-    alive while it has weights in all three, and its score is their mean. The rows of down are no neurons. In all else,
-    weights out of a neuron stay.
+    alive while it has weights in all three, and its score is their mean. The rows of down are no neurons. A neuron of
+    a recurrent layer is its row of every gate. In all else, weights out of a neuron stay.
 
     Args:
-        scores, alive, rate, rates, scope, key: as for `prune`, with neurons in place of weights.
-        mlps: the gated MLPs, as `gated_mlps(model)` finds them; those of which `alive` has no weight are passed over.
+        scores, alive, rate, rates, scope, key: as for `prune`, with neurons in place of weights; tensors are laid out
+            as (outputs, inputs, …).
+        mlps: the gated MLPs and recurrent layers, as `gated_mlps(model)` and `recurrent_layers(model)` find them;
+            those of which `alive` has no weight are passed over.
 
     Raises:
-        ValueError: as `prune`; only a part of a gated MLP is in `alive`, or its parts have different rates; the scores
-            of a neuron have no mean.
+        ValueError: as `prune`; only a part of one of `mlps` is in `alive`, or its parts have different rates; the
+            scores of a neuron have no mean.
     """
     rates = dict(rates or {})
     require_whole(mlps or {}, alive, rate, rates)
-    gated = {mlp.inner[0]: mlp for mlp in (mlps or {}).values() if mlp.down in alive}
-    in_mlps = {name for mlp in gated.values() for name in mlp.names}
-    plain = Mask({name: mask for name, mask in alive.items() if name not in in_mlps})
+    joint = {layer.names[0]: layer for layer in (mlps or {}).values() if layer.names[0] in alive}
+    in_joint = {name for layer in joint.values() for name in layer.names}
+    plain = Mask({name: mask for name, mask in alive.items() if name not in in_joint})
     living = {name: mask.flatten(1).any(1) for name, mask in plain.items()}
     of_neurons = neuron_scores(scores, plain, key)
-    for first, mlp in gated.items():
-        living[first] = living_neurons(alive, mlp)
-        own = {name: comparable(scores[name], key, alive[name], name) for name in mlp.names}
-        of_neurons[first] = group_mean(*mlp_sums(own, mlp), first)
+    for first, layer in joint.items():
+        living[first] = layer.living(alive)
+        own = {name: comparable(scores[name], key, alive[name], name) for name in layer.names}
+        of_neurons[first] = group_mean(*layer.sums(own), first)
     own_rates = {name: value for name, value in rates.items() if name in living or name not in alive}
     kept = prune(of_neurons, Mask(living), rate, own_rates, scope)
     result = {name: mask & kept[name].view(-1, *[1] * (mask.dim() - 1)) for name, mask in plain.items()}
-    for first, mlp in gated.items():
-        for name in mlp.names:
-            result[name] = alive[name] & mlp.expand(kept[first].to(alive[name].device), name, alive[name].shape)
+    for first, layer in joint.items():
+        for name in layer.names:
+            result[name] = alive[name] & layer.expand(kept[first].to(alive[name].device), name, alive[name].shape)
     return Mask({name: result[name] for name in alive})
 
 

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from hf_lottery.config import LotteryConfig, n_of_m
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.attention import attention_heads, require_known
+from hf_lottery.pruning.axes import Axes, known_axes, laid_back, laid_out, require_axes
 from hf_lottery.pruning.context import PruningContext
-from hf_lottery.pruning.gated import gated_mlps, require_whole
+from hf_lottery.pruning.gated import GatedMLP, gated_mlps, require_whole
 from hf_lottery.pruning.groups import Key, prune_n_of_m, prune_neurons, require_divides
-from hf_lottery.pruning.heads import attention_heads, prune_heads, require_projections
+from hf_lottery.pruning.heads import prune_heads, require_projections
 from hf_lottery.pruning.lora import prune_ranks, require_lora
+from hf_lottery.pruning.recurrent import RecurrentLayer, recurrent_layers
 from hf_lottery.pruning.selection.sharded import prune
-from hf_lottery.pruning.units import head_units, neuron_units, rank_units, shuffle_n_of_m, shuffle_units
+from hf_lottery.pruning.units import neuron_units, rank_units, shuffle_n_of_m, shuffle_units
 
 Weights = Mapping[str, Tensor]
 
@@ -57,16 +60,43 @@ def _prune_weights(context: PruningContext, scores: Weights, key: Key) -> Mask:
     return prune(scores, context.mask, key=key, **context.amount)
 
 
+def _joint_neurons(model: nn.Module) -> dict[str, GatedMLP | RecurrentLayer]:
+    """The layers with neurons that lie in several weights."""
+    return {**gated_mlps(model), **recurrent_layers(model)}
+
+
+def _to_prune(names: Mapping[str, object], config: LotteryConfig, rates: Mapping[str, float]) -> list[str]:
+    """The names whose rate is not 0."""
+    return [name for name in names if rates.get(name, config.pruning_rate) > 0]
+
+
+def _with(mask: Mask, changed: Mapping[str, Tensor]) -> Mask:
+    return Mask({name: changed.get(name, kept) for name, kept in mask.items()})
+
+
+def _axes(context: PruningContext) -> dict[str, Axes]:
+    """The axes of the weights that a pattern of outputs and inputs prunes."""
+    names = _to_prune(context.mask, context.config, context.rates)
+    return require_axes(context.model, names, f"pattern {context.config.pattern}")
+
+
 def _prune_neurons(context: PruningContext, scores: Weights, key: Key) -> Mask:
-    return prune_neurons(scores, context.mask, key=key, mlps=gated_mlps(context.model), **context.amount)
+    axes, amount = _axes(context), context.amount
+    amount["rates"] = {name: rate for name, rate in context.rates.items() if name in axes}
+    alive = Mask(laid_out(context.mask, axes))
+    kept = prune_neurons(laid_out(scores, axes), alive, key=key, mlps=_joint_neurons(context.model), **amount)
+    return _with(context.mask, laid_back(kept, axes))
 
 
 def _check_neurons(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
-    require_whole(gated_mlps(model), weights, config.pruning_rate, rates)
+    require_whole(_joint_neurons(model), weights, config.pruning_rate, rates)
+    require_axes(model, _to_prune(weights, config, rates), "pattern neuron")
 
 
 def _shuffle_neurons(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
-    return shuffle_units(mask, neuron_units(mask, gated_mlps(model)), generator)
+    axes = known_axes(model, mask)  # of others, no neuron is pruned
+    rows = Mask(laid_out(mask, axes))
+    return _with(mask, laid_back(shuffle_units(rows, neuron_units(rows, _joint_neurons(model)), generator), axes))
 
 
 def _prune_heads(context: PruningContext, scores: Weights, key: Key) -> Mask:
@@ -74,11 +104,14 @@ def _prune_heads(context: PruningContext, scores: Weights, key: Key) -> Mask:
 
 
 def _check_heads(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
-    require_projections(attention_heads(model), weights)
+    heads = attention_heads(model)
+    require_known(model, heads, _to_prune(weights, config, rates))
+    require_projections(heads, weights, config.pruning_rate, rates)
 
 
 def _shuffle_heads(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
-    return shuffle_units(mask, head_units(attention_heads(model)), generator)
+    heads = require_projections(attention_heads(model), mask)
+    return shuffle_units(mask, heads.values(), generator)
 
 
 def _prune_ranks(context: PruningContext, scores: Weights, key: Key) -> Mask:
@@ -94,28 +127,29 @@ def _shuffle_ranks(mask: Mask, model: nn.Module, config: LotteryConfig, generato
 
 
 def _prune_n_of_m(context: PruningContext, scores: Weights, key: Key) -> Mask:
-    n, m = n_of_m(context.config.pattern)
-    rate = context.config.pruning_rate
-    chosen = Mask({name: kept for name, kept in context.mask.items() if context.rates.get(name, rate) > 0})
-    pruned = prune_n_of_m(scores, chosen, n, m, key)
-    return Mask({name: pruned.get(name, kept) for name, kept in context.mask.items()})
+    axes = _axes(context)
+    pruned = prune_n_of_m(
+        laid_out(scores, axes), Mask(laid_out(context.mask, axes)), *n_of_m(context.config.pattern), key
+    )
+    return _with(context.mask, laid_back(pruned, axes))
 
 
 def _check_n_of_m(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
-    n, m = n_of_m(config.pattern)
-    for name, weight in weights.items():
-        rate = rates.get(name, config.pruning_rate)
-        if name in rates and rate > 0:
+    for name in weights:
+        if rates.get(name, 0) > 0:
             raise ValueError(
-                f"pruning_rates give '{name}' {rate}, and pattern {config.pattern} has no rate: the only rate allowed "
-                "with it is 0, which prunes none of them"
+                f"pruning_rates give '{name}' {rates[name]}, and pattern {config.pattern} has no rate: the only rate "
+                "allowed with it is 0, which prunes none of them"
             )
-        if rate > 0:
-            require_divides(n, m, name, weight.shape)
+    axes = require_axes(model, _to_prune(weights, config, rates), f"pattern {config.pattern}")
+    for name, weight in laid_out(weights, axes).items():
+        require_divides(*n_of_m(config.pattern), name, weight.shape)
 
 
 def _shuffle_n_of_m(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
-    return shuffle_n_of_m(mask, n_of_m(config.pattern)[1], generator)
+    axes = known_axes(model, [name for name in mask if not mask[name].all()])
+    groups = shuffle_n_of_m(Mask(laid_out(mask, axes)), n_of_m(config.pattern)[1], generator)
+    return _with(mask, laid_back(groups, axes))
 
 
 PATTERNS: dict[str, Pattern] = {

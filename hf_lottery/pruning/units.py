@@ -1,68 +1,43 @@
-"""Units: the weights that a pattern prunes together (a neuron, a head, a rank, a token), exchanged at random.
-
-In a tensor, the units are equal blocks along one dimension, or along each of several equal parts of it. Several
-tensors can have parts of the same units.
-"""
+"""Units: the weights that a pattern prunes together (a neuron, a head, a rank, a token), exchanged at random."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.gated import GatedMLP
-from hf_lottery.pruning.heads import Heads
 from hf_lottery.pruning.lora import require_lora
+from hf_lottery.pruning.places import Groups, Place
+from hf_lottery.pruning.recurrent import RecurrentLayer
 
 
-@dataclass(frozen=True)
-class Units:
-    """The units of a layer.
+def row_units(mask: Mask) -> list[Groups]:
+    """Neurons, filters or tokens: the rows of each tensor."""
+    sizes = {name: mask[name].shape[0] for name in sorted(mask)}
+    return [Groups({name: Place(0, (size,))}, size) for name, size in sizes.items()]
+
+
+def neuron_units(mask: Mask, layers: Mapping[str, GatedMLP | RecurrentLayer]) -> list[Groups]:
+    """Neurons: those of `layers`, which lie in several tensors, and in all other layers rows.
 
     Args:
-        count: how many there are.
-        dims: name of a tensor -> the dimension along which it has `count` equal blocks, one for each unit.
-        parts: name of a tensor -> how many times it has such blocks, one after the other: 2 for a weight that holds
-            gate and up of a gated MLP. 1 for all that are not named.
+        mask: laid out as (outputs, inputs, …).
     """
-
-    count: int
-    dims: Mapping[str, int]
-    parts: Mapping[str, int] = field(default_factory=dict)
-
-
-def row_units(mask: Mask) -> list[Units]:
-    """Neurons, filters or tokens: the rows of each tensor."""
-    return [Units(mask[name].shape[0], {name: 0}) for name in sorted(mask)]
+    joint = [layer for layer in layers.values() if mask.keys() >= set(layer.names)]
+    inside = {name for layer in joint for name in layer.names}
+    return row_units(Mask({name: mask[name] for name in mask if name not in inside})) + joint
 
 
-def neuron_units(mask: Mask, mlps: Mapping[str, GatedMLP]) -> list[Units]:
-    """Neurons: in a gated MLP with rows of gate and up and a column of down, in all other layers rows."""
-    gated = [mlp for mlp in mlps.values() if mask.keys() >= set(mlp.names)]
-    inside = {name for mlp in gated for name in mlp.names}
-    units = row_units(Mask({name: mask[name] for name in mask if name not in inside}))
-    for mlp in gated:
-        parts = {name: mask[name].shape[0] // mlp.count for name in mlp.inner}
-        units.append(Units(mlp.count, {**dict.fromkeys(mlp.inner, 0), mlp.down: 1}, parts))
-    return units
-
-
-def head_units(heads: Mapping[str, Heads]) -> list[Units]:
-    """Attention heads (with grouped queries the key-value heads), each with its part of all four projections."""
-    return [
-        Units(layer.count, {layer.query: 0, layer.key: 0, layer.value: 0, layer.output: 1}) for layer in heads.values()
-    ]
-
-
-def rank_units(mask: Mask) -> list[Units]:
+def rank_units(mask: Mask) -> list[Groups]:
     """Ranks: row i of a LoRA's A with column i of its B."""
-    return [Units(mask[a].shape[0], {a: 0, b: 1}) for a, b in require_lora(mask)]
+    ranks = {(a, b): mask[a].shape[0] for a, b in require_lora(mask)}
+    return [Groups({a: Place(0, (r,)), b: Place(1, (r,))}, r) for (a, b), r in ranks.items()]
 
 
-def shuffle_units(mask: Mask, units: Iterable[Units], generator: torch.Generator) -> Mask:
+def shuffle_units(mask: Mask, units: Iterable[Groups], generator: torch.Generator) -> Mask:
     """The mask with the units of each layer exchanged at random, every order equally likely.
 
     Args:
@@ -73,16 +48,16 @@ def shuffle_units(mask: Mask, units: Iterable[Units], generator: torch.Generator
     tensors = dict(mask)
     for layer in units:
         order = torch.randperm(layer.count, generator=generator)
-        for name, dim in layer.dims.items():
-            blocks = tensors[name].unflatten(dim, (layer.parts.get(name, 1), layer.count, -1))
-            tensors[name] = blocks.index_select(dim + 1, order.to(blocks.device)).flatten(dim, dim + 2)
+        for name, place in layer.places.items():
+            tensors[name] = tensors[name].index_select(place.dim, place.index(order).to(tensors[name].device))
     return Mask(tensors)
 
 
 def shuffle_n_of_m(mask: Mask, m: int, generator: torch.Generator) -> Mask:
     """The mask with the places in each group of `m` weights exchanged at random, every order equally likely.
 
-    Groups are those of `prune_n_of_m`: m consecutive inputs or input channels. A tensor that is kept whole has none.
+    Groups are those of `prune_n_of_m`, and tensors are laid out as there: m consecutive inputs or input channels. A
+    tensor that is kept whole has none.
     """
     return Mask({name: mask[name] if mask[name].all() else _shuffle_groups(mask[name], m, generator) for name in mask})
 

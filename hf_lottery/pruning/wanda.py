@@ -8,24 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from transformers.pytorch_utils import Conv1D
 
 from hf_lottery.distributed.processes import sum_over_ranks
+from hf_lottery.pruning.axes import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Axes, axes_of, laid_back, laid_out
 from hf_lottery.pruning.unpadded import unpadded
 
 
-def wanda(weights: Mapping[str, Tensor], input_norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def wanda(
+    weights: Mapping[str, Tensor], input_norms: Mapping[str, Tensor], axes: Mapping[str, Axes] | None = None
+) -> dict[str, Tensor]:
     """|θ_ij| · ‖X_j‖₂: a weight times the norm of its input activations.
 
     Args:
-        weights: of linear layers, (out, in), and convolutions, (out, in, …).
+        weights: of linear layers and convolutions.
         input_norms: name -> (in,), as `input_norms` gives them.
+        axes: name -> where a weight has its outputs and inputs; None: all are (out, in, …), without groups.
 
     Source: Sun et al. 2024 (arXiv 2306.11695), equation 1. It compares within each row; here the scope decides.
     """
-    return {
-        name: weight.detach().abs() * input_norms[name].to(weight.device).view(1, -1, *[1] * (weight.dim() - 2))
-        for name, weight in weights.items()
-    }
+    axes = axes or dict.fromkeys(weights, Axes(0, 1))
+    scores = {}
+    for name, weight in laid_out({name: weight.detach() for name, weight in weights.items()}, axes).items():
+        # output o is of group o // (out / groups), whose inputs are as many neighbours
+        norms = input_norms[name].to(weight.device).view(axes[name].groups, 1, -1)
+        of_weights = norms.expand(-1, len(weight) // len(norms), -1).flatten(0, 1)
+        scores[name] = weight.abs() * of_weights.view(*of_weights.shape, *[1] * (weight.dim() - 2))
+    return laid_back(scores, axes)
 
 
 def input_norms(
@@ -39,7 +48,7 @@ def input_norms(
 
     Args:
         model: holds the layers.
-        names: of weights of `nn.Linear` and of convolutions without groups.
+        names: of weights of linear layers and of convolutions.
         run: sends a batch through the model.
         batches: what `run` is called with, those of this process.
 
@@ -54,7 +63,9 @@ def input_norms(
     for name in names:
         module = model.get_submodule(name.rpartition(".")[0])
         feature = feature_dimension(module, name)
-        squares[name] = torch.zeros(module.weight.shape[1], device=module.weight.device)
+        axes = axes_of(model, name)
+        size = module.weight.shape[axes.input] * (axes.groups if axes.output == 0 else 1)
+        squares[name] = torch.zeros(size, device=module.weight.device)
         reached[name] = torch.zeros(1, device=module.weight.device)
 
         def add(_, inputs, name=name, feature=feature):
@@ -97,16 +108,16 @@ def require_layers(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def feature_dimension(module: nn.Module, name: str) -> int:
-    """The dimension of a layer's input that holds its features, or channels.
+    """The dimension of a layer's input that holds its features, or channels, counted from the last.
 
     Raises:
-        ValueError: the module, whose weight is `name`, is neither linear nor a convolution without groups.
+        ValueError: the module, whose weight is `name`, is neither linear nor a convolution.
     """
-    if isinstance(module, nn.Linear):
+    if isinstance(module, (nn.Linear, Conv1D)):
         return -1
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and module.groups == 1:
-        return 1
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED_CONVOLUTIONS)):
+        return -1 - len(module.kernel_size)
     raise ValueError(
-        f"wanda scores the weights of linear layers and of convolutions without groups, and '{name}' belongs "
-        f"to a {type(module).__name__}; name it in exclude_modules"
+        f"wanda scores the weights of linear layers and of convolutions, and '{name}' belongs to a "
+        f"{type(module).__name__}; name it in exclude_modules"
     )

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from hf_lottery.pruning.axes import axes_of
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.memory import base_on_meta, on_cuda
 
@@ -64,7 +65,7 @@ def estimate_speed(recipe: Recipe, config: PretrainedConfig | None = None) -> Sp
     seconds, operations, of_shape = 0.0, 0, {}
     for module in model.modules():
         if isinstance(module, (nn.Linear, Conv1D)):
-            shape = tuple(module.weight.shape)
+            shape = tuple(axes_of(module, "weight").out_in(module.weight).shape)
             if shape not in of_shape:
                 of_shape[shape] = seconds_of_a_product(shape, timed, computed, device)
             seconds += of_shape[shape]

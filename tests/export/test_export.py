@@ -14,6 +14,7 @@ import yaml
 from peft import LoraConfig
 from rich.console import Console
 from safetensors.torch import save_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_lottery import Mask
 from hf_lottery.cli.export import export
@@ -343,3 +344,15 @@ def test_a_network_outside_of_its_output_folder_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_text("")
     with pytest.raises(ValueError, match=r"no folder above .*round-01 holds rewind/rewind\.safetensors"):
         open_source(tmp_path / "round-01")
+
+
+def test_an_update_of_gpt2_is_no_shira(tmp_path, monkeypatch):
+    """PEFT has none for its Conv1D, whose weights are (inputs, outputs)."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    recipe = _recipe(tmp_path, {"pruned_value": "init"}, peft=False)
+    gpt2 = GPT2Config(vocab_size=260, n_embd=16, n_layer=1, n_head=2, n_positions=300, eos_token_id=None)
+    GPT2LMHeadModel(gpt2).save_pretrained(tmp_path / "model")
+    network = run(recipe) / "replicate-0" / "round-01"
+    with pytest.raises(ValueError, match=r"'transformer\.h\.0\..*' changed, which is of a Conv1D: use --to delta"):
+        export(str(network), "shira")
+    assert "weights in 4 tensors" in export(str(network), "delta")

@@ -167,10 +167,10 @@ def test_wanda_of_a_linear_layer_and_a_convolution():
 
 
 def test_wanda_where_there_are_no_activations():
-    net = nn.Sequential(nn.Linear(2, 2), nn.Embedding(3, 2), nn.Conv2d(4, 4, 1, groups=2))
+    net = nn.Sequential(nn.Linear(2, 2), nn.Embedding(3, 2), nn.Bilinear(4, 4, 1))
     with pytest.raises(ValueError, match=r"no activations reached the layer of '0\.weight'"):
         input_norms(net, ["0.weight"], net[0], [])
     with pytest.raises(ValueError, match=r"'1\.weight' belongs to a Embedding"):
         input_norms(net, ["1.weight"], net[1], [])
-    with pytest.raises(ValueError, match="belongs to a Conv2d"):
+    with pytest.raises(ValueError, match="belongs to a Bilinear"):
         input_norms(net, ["2.weight"], net[2], [])

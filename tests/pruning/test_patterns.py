@@ -9,6 +9,8 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertModel,
+    ConvBertConfig,
+    ConvBertModel,
     DistilBertConfig,
     DistilBertModel,
     LlamaConfig,
@@ -18,8 +20,9 @@ from transformers import (
 )
 
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.attention import attention_heads
 from hf_lottery.pruning.groups import neuron_scores, prune_n_of_m, prune_neurons
-from hf_lottery.pruning.heads import attention_heads, prune_heads
+from hf_lottery.pruning.heads import prune_heads
 
 # --- N:M ---
 
@@ -156,15 +159,17 @@ def test_a_pruned_head_is_a_head_that_attention_never_had(kv_heads):
     model = llama(kv_heads)
     weights = {n: p.detach().clone() for n, p in model.named_parameters() if "proj" in n}
     heads = attention_heads(model)
-    rate = 0.5 if kv_heads > 1 else 0.0
-    kept = prune_heads(weights, Mask.ones(weights), rate, heads, key=torch.abs)
+    kept = prune_heads(weights, Mask.ones(weights), 0.5, heads, key=torch.abs)
     ids = torch.arange(10).view(2, 5)
     dropped = {}
     for layer, those in heads.items():
-        assert those.count == kv_heads
-        shape = kept[those.key].view(kv_heads, -1)
-        assert torch.equal(shape.any(1), shape.all(1)) and int(shape.any(1).sum()) == kv_heads - round(rate * kv_heads)
-        dropped[layer] = (~shape.any(1)).repeat_interleave(16 // kv_heads)
+        count = kv_heads if kv_heads > 1 else 4  # the only key-value head stays, and query heads go one by one
+        assert those.count == count
+        shape = kept[f"{layer}.q_proj.weight"].view(count, -1)
+        assert torch.equal(shape.any(1), shape.all(1)) and int(shape.any(1).sum()) == count // 2
+        dropped[layer] = (~shape.any(1)).repeat_interleave(16 // count)
+        for name in ("k_proj", "v_proj"):
+            assert int(kept[f"{layer}.{name}.weight"].any(1).sum()) == (2 * kv_heads if kv_heads > 1 else 4)
 
     def drop(layer):
         def hook(_, inputs):
@@ -199,10 +204,8 @@ def test_the_weakest_head_goes():
 def test_networks_without_heads_and_projections_left_out():
     with pytest.raises(ValueError, match="a Linear has no attention heads"):
         attention_heads(nn.Linear(2, 2))
-    bare = nn.Sequential(nn.Linear(2, 2))
-    bare.config = BertConfig(**SMALL)
-    with pytest.raises(ValueError, match="no attention of this Sequential"):
-        attention_heads(bare)
+    with pytest.raises(ValueError, match="'encoder.layer.0.attention', a ConvBertAttention, divide into heads is not"):
+        attention_heads(ConvBertModel(ConvBertConfig(**SMALL, embedding_size=16, vocab_size=11)))
     model = llama(2)
     some = {n: p.detach() for n, p in model.named_parameters() if "q_proj" in n}
     with pytest.raises(ValueError, match=r"'layers.0.self_attn.k_proj.weight' is not among .* target_modules"):

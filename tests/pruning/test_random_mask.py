@@ -15,9 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from hf_lottery import LotteryConfig
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.attention import attention_heads
 from hf_lottery.pruning.context import PruningContext
 from hf_lottery.pruning.gated import gated_mlps
-from hf_lottery.pruning.heads import attention_heads
 from hf_lottery.pruning.lora import lora_pairs
 from hf_lottery.pruning.random_mask import random_mask_like
 from hf_lottery.pruning.step import next_mask
@@ -81,7 +81,7 @@ def legal_neurons(mask, model):
 
 def legal_heads(mask, model):
     for layer in attention_heads(model).values():
-        whole(*(layer.view(mask[name], name) for name in layer.names))
+        whole(*(part for name in layer.names for part in layer.parts(name, mask[name])))
     others = set(mask) - {name for layer in attention_heads(model).values() for name in layer.names}
     assert others and all(mask[name].all() for name in others)
 
@@ -173,7 +173,7 @@ def test_every_choice_of_units_is_equally_likely_but_the_tickets(pattern):
         layers = attention_heads(model)
         (first, *_) = layers.values()
         expanded = {name: first.expand(kept, name, mask[name].shape).expand(mask[name].shape) for name in first.names}
-        mask, key = Mask({**mask, **expanded}), first.query
+        mask, key = Mask({**mask, **expanded}), first.names[0]
         others = [layer for layer in layers.values() if layer is not first]
         mask = Mask({**mask, **{n: torch.ones(32, 32).bool() for layer in others for n in layer.names}})
     else:
@@ -186,10 +186,10 @@ def test_every_choice_of_units_is_equally_likely_but_the_tickets(pattern):
 
 
 def test_every_choice_of_two_of_four_is_equally_likely_in_every_group():
-    mask = Mask({"w": torch.tensor([True, True, False, False]).repeat(2).expand(1, 8)})
+    mask = Mask({"weight": torch.tensor([True, True, False, False]).repeat(2).expand(1, 8)})
     generator, config = torch.Generator().manual_seed(1), LotteryConfig(pattern="2:4")
-    masks = [random_mask_like(mask, nn.Module(), config, generator)["w"] for _ in range(3500)]
+    masks = [random_mask_like(mask, nn.Linear(8, 1), config, generator)["weight"] for _ in range(3500)]
     choices = [c for c in product([True, False], repeat=4) if sum(c) == 2]
     seen = Counter(tuple(each[0].tolist()) for each in masks)
-    assert set(seen) == {one + two for one in choices for two in choices} - {tuple(mask["w"][0].tolist())}
+    assert set(seen) == {one + two for one in choices for two in choices} - {tuple(mask["weight"][0].tolist())}
     uniform(seen, 35, 3500)
