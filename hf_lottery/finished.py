@@ -12,7 +12,7 @@ from hf_lottery.layout import RESULT_FILE, TICKET, Network
 from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole
 
 _NUMBERS = ("density", "kept", "prunable", "steps", "seed")
-_METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor")
+_METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor", "other_text_")
 
 
 def read_line(folder: str | os.PathLike, network: Network | None = None) -> dict[str, Any] | None:
