@@ -96,7 +96,7 @@ def require_same_recipe(text: str) -> None:
 
 
 def require_same_data(data) -> None:
-    """Stop every rank if one has read other data: their sizes, 32 examples of each part, and the other text are compared.
+    """Stop every rank if one has read other data: sizes, 32 examples of each part, and other text are compared.
 
     Args:
         data: a TaskData.

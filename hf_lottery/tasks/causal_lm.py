@@ -63,8 +63,8 @@ class Data(BaseModel):
         text = self.other_text
         if text is not None and self._is_own(text):
             raise ValueError(
-                f"data.other_text is {text.path or text.name!r}, the task's own data: name text that the task does not "
-                "hold"
+                f"data.other_text is {text.path or text.name!r}, the task's own data: name text that the task "
+                "does not hold"
             )
         return self
 

@@ -105,8 +105,8 @@ def require_text_is_there(text: OtherText) -> None:
         )
     if path.suffix.lower() not in (*PLAIN, *TABLES):
         raise ValueError(
-            f"{KEY}.path is {text.path!r}, and what ends in {path.suffix or 'nothing'!r} is not read: give a file that "
-            f"ends in {', '.join((*PLAIN, *TABLES))}, or a folder of such files"
+            f"{KEY}.path is {text.path!r}, and no file that ends in {path.suffix!r} is read: give one that ends "
+            f"in {', '.join((*PLAIN, *TABLES))}, or a folder of such files"
         )
 
 
