@@ -20,7 +20,7 @@ from hf_lottery.tasks.hub import read_tables, require_column
 
 KEY = "data.other_text"
 TABLES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}  # ending -> reader of datasets
-PLAIN = (".txt", ".md")
+PLAIN = (".txt",)
 CHARACTERS_A_TOKEN = 16  # no more of a long text is read than this allows
 
 
