@@ -85,7 +85,7 @@ def test_lines_of_a_diverged_or_an_unmeasured_network_have_none():
 
 def test_the_caption_says_what_was_measured_on_what():
     said = caption(Results(measured()))
-    assert "rise of the loss, in nats a token, on text that the task does not hold: 8,192 tokens of Salesforce/" in said
+    assert "rise of the loss, in nats a token, on text that the task does not hold: 8,192 tokens of Sal" in said
     in_a_ticket = [{key: value for key, value in line.items() if key != "other_text"} for line in measured()]
     assert "does not hold: 8,192 tokens, from the pretrained model" in explained(in_a_ticket)
 

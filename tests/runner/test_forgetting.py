@@ -138,9 +138,9 @@ def test_mistakes_that_are_seen_before_anything_is_read(what, more, said, here, 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["data.other_text.tokens=65536"], "tokens, and data.other_text.tokens asks for 65,536: set data.other_text.tok"),
+        (["data.other_text.tokens=65536"], "tokens, and data.other_text.tokens asks for 65,536: set data.other_te"),
         (["data.other_text.block_length=600"], "data.other_text.block_length is 600, but the model's context is 512"),
-        (["data.other_text.path={}/rows.jsonl"], "has no column 'text' but body: name the column with data.other_text.c"),
+        (["data.other_text.path={}/rows.jsonl"], "has no column 'text' but body: name the column with data.other"),
     ],
 )
 def test_text_that_does_not_fit_is_refused_before_training(more, said, here, refused):

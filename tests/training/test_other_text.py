@@ -112,7 +112,7 @@ def test_before_is_the_pretrained_model_and_after_each_rounds_own_network(tmp_pa
     trainer = make(tmp_path)
     found = lines(trainer)
     assert [before for before, _ in measured(found)] == pytest.approx([pretrained] * 3, abs=1e-6)
-    assert {line["other_text"] for line in found} == {"a text"} and {line["other_text_tokens"] for line in found} == {120}
+    assert {(line["other_text"], line["other_text_tokens"]) for line in found} == {("a text", 120)}
     for number, line in enumerate(found):
         Search(trainer).load_trained(number)
         assert line[AFTER] == pytest.approx(oracle(trainer.model), abs=1e-6)
