@@ -20,6 +20,7 @@ from pathlib import Path
 from hf_lottery.config import CRITERIA
 from hf_lottery.layout import COMMAND_FILE, RECIPE_FILE, RESULTS_FILE, TICKET
 from hf_lottery.report import page, plots, style
+from hf_lottery.report.forgetting import forgetting
 from hf_lottery.report.judgement import judgement
 from hf_lottery.results import formatting
 from hf_lottery.results.headline import headline
@@ -103,7 +104,7 @@ def _section(name: str, folder: Path, plot_folder: Path) -> str:
         png, _ = style.save(figure, plot_folder, f"{name}-{plot}")
         parts.append(f"![{plot} against density]({os.path.relpath(png, plot_folder.parent)})")
     parts += [caption(results), page.markdown_table(*rows(results))]
-    for section in [*judgement(found), *judgement(verdict(results, early_stop=True))]:
+    for section in [*judgement(found), *judgement(verdict(results, early_stop=True)), *forgetting(results)]:
         parts += [f"### {section.heading}"]
         parts += [*section.sentences, *([page.markdown_table(*section.table)] if section.table else [])]
     if is_lenet_on_mnist(recipe):

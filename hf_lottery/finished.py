@@ -12,7 +12,7 @@ from hf_lottery.layout import MANIFEST_FILE, RESULT_FILE, REWIND_FOLDER, TICKET,
 from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole, require_whole_folder
 
 _NUMBERS = ("density", "kept", "prunable", "steps", "seed")
-_METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor")
+_METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor", "other_text_")
 
 
 def read_line(folder: str | os.PathLike, network: Network | None = None) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ class Task:
         pipeline_tag: the name of the task on the Hub.
         language_model: True where the recipe's section `model` alone defines the network, without a head whose size
             depends on the data. Such a network can be counted before any data are read, loaded in 4 or 8 bits, and
-            merged with its adapter. Its module also exports `load_rows`, and its `Data` has `max_length`.
+            merged with its adapter. Its module also exports `load_rows`, and its `Data` has `max_length` and
+            `other_text`.
     """
 
     module: str

@@ -27,7 +27,12 @@ def world_size() -> int:
 
 def is_main() -> bool:
     """Whether this is rank 0, which alone claims, writes and prints."""
-    return world_size() == 1 or dist.get_rank() == 0
+    return rank() == 0
+
+
+def rank() -> int:
+    """Which of the processes this one is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def barrier() -> None:

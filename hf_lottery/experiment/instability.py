@@ -134,6 +134,7 @@ def _trained_copy(trainer: LotteryMixin, folder: NetworkFolder, mask: Mask, seed
         trainer.rewind_point.restore(trainer.model)
         trainer.mask = mask
         trainer.restart(retraining="weight_rewinding", seed=seed)
+        trainer.other_text = None  # what a copy forgets is not asked
         Search(trainer).train_network(folder, control="instability", round=1, sample=seed)
     line = folder.result()
     if line["fingerprint"] != mask.fingerprint():

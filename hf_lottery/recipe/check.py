@@ -102,6 +102,10 @@ def _check_together(source: Source, sections: dict[str, Any]) -> None:
             if sentence is not None:
                 source.add(path, f"{path[0]}.{sentence}")
                 break
+    pretrained = sections["model"].architecture is None
+    if not pretrained and TASKS[sections["data"].task].language_model and sections["data"].other_text is not None:
+        sentence = "data.other_text shows what a pretrained model forgets, and model.architecture has random weights"
+        source.add(("data", "other_text"), f"{sentence}: leave it out")
     seed = sections["training"].get("seed", 0)
     if seed + replicates - 1 > LARGEST_SEED:
         source.add(
@@ -172,6 +176,13 @@ def _data(source: Source, given: dict[str, Any] | None) -> Any:
             ("data", "task"), f"data.task {what}; it must be one of {', '.join(TASKS)}{in_brackets(task, TASKS)}"
         )
         return None
+    if "other_text" in given and not TASKS[task].language_model:
+        named = [name for name, record in TASKS.items() if record.language_model]
+        source.add(
+            ("data", "other_text"),
+            f"data.other_text is for the task {' or '.join(named)}; {task} has no loss on text: leave it out",
+        )
+        given = {key: value for key, value in given.items() if key != "other_text"}
     return _own(source, "data", task_module(task).Data, given)
 
 

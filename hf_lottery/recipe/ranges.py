@@ -82,6 +82,7 @@ RANGES = {
         "max_length": Range(1, 1 << 20),
         "max_new_tokens": Range(1, 1 << 20),
         "tokenizer": Range(0, 1 << 20),  # its vocab_size and min_frequency
+        "other_text": Range(1, 1 << 30),  # its tokens and block_length
     },
 }
 

@@ -8,6 +8,8 @@ from hf_lottery.config import LotteryConfig
 from hf_lottery.layout import CHAINS
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.recipe.sections import Control, Experiment, number_of_networks
+from hf_lottery.task_records import TASKS
+from hf_lottery.tasks.other_text import require_text_is_there
 
 
 def summary(recipe: Recipe) -> str:
@@ -15,13 +17,16 @@ def summary(recipe: Recipe) -> str:
 
     Raises:
         RecipeError: TrainingArguments refuses the section `training`.
-        FileNotFoundError: `data.path` is not there.
+        FileNotFoundError: `data.path` or `data.other_text.path` is not there.
+        ValueError: `data.other_text.path` is a file of a kind that is not read.
     """
-    path = recipe.data.path
+    path, text = recipe.data.path, recipe.data.other_text if TASKS[recipe.data.task].language_model else None
     if path is not None and not os.path.exists(os.path.expanduser(path)):
         raise FileNotFoundError(
             f"data.path is '{path}', and there is no such file or folder; give it by data.path=FOLDER"
         )
+    if text is not None:
+        require_text_is_there(text)
     lottery, arguments = recipe.lottery_config(), recipe.training_arguments()
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
     experiment = recipe.experiment
@@ -34,6 +39,7 @@ def summary(recipe: Recipe) -> str:
         "recipe": f"{recipe.name} is valid" + (f" ({recipe.description})" if recipe.description else ""),
         "model": _model(recipe),
         "data": f"{recipe.data.task}: {path or recipe.data.name}",
+        "forgetting": f"on {text.tokens:,} tokens of {text.named()}" if text is not None else "",
         "metrics": ", ".join(recipe.metrics or []),
         "training": f"{length} of batch {arguments.per_device_train_batch_size} a device, "
         f"{arguments.optim.value} at {arguments.learning_rate:g}",

@@ -16,6 +16,7 @@ from hf_lottery.layout import (
     Network,
 )
 from hf_lottery.report import plots, style
+from hf_lottery.report.forgetting import forgetting
 from hf_lottery.report.judgement import judgement
 from hf_lottery.report.section import Section
 from hf_lottery.results import formatting
@@ -44,6 +45,7 @@ def make_sections(
         *judgement(at_end),
         *_speed(results, bars),
         *judgement(at_early_stop),
+        *forgetting(results),
         *_curves(output_dir, results),
         *_curves_with_controls(output_dir, results, at_end),
         *_layers(results),

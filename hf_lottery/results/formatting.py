@@ -52,6 +52,21 @@ def with_interval(found: Estimate, metric: Metric) -> str:
     return f"{text} [{_difference(found.low, metric, '+')}, {_difference(found.high, metric, '+')}]"
 
 
+def nats(number: float) -> str:
+    """A difference of losses: +0.052."""
+    return NOTHING if math.isnan(number) else f"{round(number, 3) + 0.0:+.3f}".replace("-", "−")
+
+
+def nats_range(found: Estimate) -> str:
+    """−0.012 to +0.019: the smallest and largest difference; empty for fewer than two replicates."""
+    return f"{nats(found.minimum)} to {nats(found.maximum)}" if found.n >= 2 else ""
+
+
+def nats_interval(found: Estimate) -> str:
+    """+0.052 [+0.041, +0.063]: a mean difference and its 95% interval, from two replicates on."""
+    return nats(found.mean) + (f" [{nats(found.low)}, {nats(found.high)}]" if found.n >= 2 else "")
+
+
 def steps(number: float) -> str:
     """An early-stop step: 1,040."""
     return NOTHING if math.isnan(number) else f"{number:,.0f}"

@@ -15,6 +15,7 @@ from hf_lottery.finished import odd_value, read_line
 from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
 from hf_lottery.results.chains import before_older, older_notes
 from hf_lottery.results.diverged import Diverged, left_out
+from hf_lottery.results.forgetting import AFTER, BEFORE, FORGETTING
 from hf_lottery.results.metric import Metric, metric_of
 from hf_lottery.results.resolution import resolution
 from hf_lottery.sealed import DamagedFile
@@ -94,9 +95,13 @@ class Results:
 
         It diverged, or its loss or metric is NaN or infinite. Empty if no network of the experiment has a value.
         """
-        if all(value_of(line, key) is None for line in self.lines):
+        if not self.has(key):
             return set()
         return {line["replicate"] for line in self.select(control, round) if value_of(line, key) is None}
+
+    def has(self, key: str) -> bool:
+        """Whether any network has a finite value of `key`."""
+        return any(value_of(line, key) is not None for line in self.lines)
 
     def resolution(self, key: str) -> float:
         """The step of the grid that the values of `key` lie on; 0 if there is none, or no value."""
@@ -155,7 +160,13 @@ class Results:
 
 
 def value_of(line: Line, key: str) -> float | None:
-    """A line's value of `key`; None if it has none, or none that is finite, or if the network diverged."""
+    """A line's value of `key`; None if it has none, or none that is finite, or if the network diverged.
+
+    `key` may be FORGETTING too, which is the difference of two values.
+    """
+    if key == FORGETTING:
+        before, after = value_of(line, BEFORE), value_of(line, AFTER)
+        return None if before is None or after is None else after - before
     value = None if Diverged.of_line(line) else line.get(key)
     right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if right else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hf_lottery.layout import TICKET
 from hf_lottery.results import formatting
 from hf_lottery.results.diverged import summary
+from hf_lottery.results.forgetting import FORGETTING, explained
 from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import Estimate, estimate
 
@@ -27,7 +28,7 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
     """(headings, one row per round): the one table that the terminal, the page and the card show.
 
     Values are means over replicates with min–max; a replicate's samples are averaged first. If any network diverged, a
-    value that is not of all replicates says of how many it is.
+    value that is not of all replicates says of how many it is. Forgetting is the ticket's, where it was measured.
 
     Args:
         results: the finished networks.
@@ -35,7 +36,8 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
     """
     metric, key, controls = results.metric, f"test_{results.metric}", results.controls()
     headings = ["round", "density", f"test {metric}", "early-stop step"]
-    headings += [f"test {metric} there"] * early_stop_metric + controls
+    has_forgetting = results.has(FORGETTING)
+    headings += [f"test {metric} there"] * early_stop_metric + [FORGETTING] * has_forgetting + controls
 
     count, some_diverged = len(results.replicates()), bool(results.diverged())
 
@@ -43,6 +45,11 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
         n = f"n = {found.n} of {count}" if some_diverged and started and found.n < count else ""
         detail = ", ".join(filter(None, (formatting.value_range(found, metric), n)))
         return Cell(formatting.value(found.mean, metric), detail)
+
+    def of_forgetting(found: Estimate, started: bool) -> Cell:
+        n = f"n = {found.n} of {count}" if started and found.n < count else ""
+        detail = ", ".join(filter(None, (formatting.nats_range(found), n)))
+        return Cell(formatting.nats(found.mean), detail)
 
     def of_steps(found: Estimate, started: bool) -> Cell:
         return Cell(formatting.steps(found.mean), formatting.steps_range(found))
@@ -57,6 +64,7 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
             cell(of_metric, key, round),
             cell(of_steps, "early_stop_step", round),
             *([cell(of_metric, f"early_stop_{key}", round)] if early_stop_metric else []),
+            *([cell(of_forgetting, FORGETTING, round)] if has_forgetting else []),
             *(cell(of_metric, key, round, control) for control in controls),
         ]
         for round in sorted({line["round"] for line in results.lines})
@@ -74,4 +82,4 @@ def caption(results: Results) -> str:
             f"Mean over {count} replicates (min–max). Density is counted from the mask; "
             "a control's samples are averaged within a replicate first."
         )
-    return " ".join(filter(None, (numbers, summary(results.lines))))
+    return " ".join(filter(None, (numbers, explained(results.lines), summary(results.lines))))

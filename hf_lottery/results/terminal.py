@@ -12,7 +12,10 @@ from hf_lottery.results.table import caption, rows
 def table(results: Results) -> rich.table.Table:
     """The closing table of a run, for a terminal: `rich.print(table(read_results(output_dir)))`."""
     headings, body = rows(results, early_stop_metric=False)
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, caption=caption(results), caption_justify="left")
+    padding = (0, 1) if len(headings) <= 6 else (0, 0)  # there is a space between columns anyway
+    shown = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, caption=caption(results), caption_justify="left", padding=padding
+    )
     for heading in headings:
         shown.add_column(heading.replace("_", " "), justify="right", overflow="fold")
     for first, *others in body:

@@ -105,5 +105,6 @@ def build_trainer(
         callbacks=[*data.callbacks, *callbacks],
         lottery_config=recipe.lottery_config(),
     )
+    trainer.other_text = data.other_text
     trainer.remove_callback(PrinterCallback)  # the records are in trainer_state.json
     return trainer

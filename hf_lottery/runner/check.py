@@ -13,7 +13,7 @@ def check(recipe: Recipe) -> str:
 
     Raises:
         ValueError: TrainingArguments refuses its section, or a model with random weights does not fit into memory.
-        FileNotFoundError: `data.path` is not there.
+        FileNotFoundError: `data.path` or `data.other_text.path` is not there.
     """
     said = some_lines(summary(recipe))
     if recipe.model.architecture is not None:

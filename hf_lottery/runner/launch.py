@@ -96,7 +96,7 @@ def require_same_recipe(text: str) -> None:
 
 
 def require_same_data(data) -> None:
-    """Stop every rank if one has read other data: their sizes, and 32 examples of each part, are compared.
+    """Stop every rank if one has read other data: sizes, 32 examples of each part, and other text are compared.
 
     Args:
         data: a TaskData.
@@ -115,6 +115,7 @@ def require_same_data(data) -> None:
             example = part[index]
             for key in sorted(example):
                 seen.update(key.encode() + _bytes(example[key]))
+    seen.update(b"" if data.other_text is None else data.other_text.fingerprint().encode())
     require_agreement("data set", seen.hexdigest(), "give every node the same files")
 
 

@@ -26,6 +26,7 @@ from hf_lottery.task_records import TASKS
 from hf_lottery.tasks.instruction_rows import load_rows
 from hf_lottery.tasks.language_models import has_weights
 from hf_lottery.ticket.rewind_point import RewindPoint
+from hf_lottery.training.other_text import loss_on
 
 WARM_UP_STEPS, TIMED_STEPS = 10, 40
 LONGEST_CALIBRATION = timedelta(minutes=10)
@@ -43,6 +44,8 @@ class Plan:
         bytes_a_network: on disk for a finished network, without the Trainer's own checkpoints.
         free_bytes: on the disk of the output folder.
         source: how the seconds were found.
+        seconds_on_other_text: of one measurement of forgetting; 0 where it is not measured.
+        others: how many measurements of it are left: one a network, and one more a dense network.
         memory: for a language model, its counts and the bytes that training it takes.
         decided: how many replicates decide which difference, where finished networks have shown their noise.
     """
@@ -56,6 +59,8 @@ class Plan:
     bytes_a_network: int
     free_bytes: int
     source: str = "by a calibration just now"
+    seconds_on_other_text: float = 0.0
+    others: int = 0
     memory: str | None = None
     decided: str | None = None
 
@@ -65,7 +70,7 @@ class Plan:
         if self.steps is None:
             return None
         of_one = self.steps * self.seconds_a_step + self.evaluations * self.seconds_an_evaluation
-        return (self.networks - self.finished) * of_one
+        return (self.networks - self.finished) * of_one + self.others * self.seconds_on_other_text
 
     @property
     def bytes(self) -> int:
@@ -83,10 +88,11 @@ class Plan:
             time = f"{thousand} for 1,000 steps of one network"
         else:
             time = f"{timedelta(seconds=round(self.seconds))} with one worker"
+        other = f", forgetting in {_seconds(self.seconds_on_other_text)}" if self.seconds_on_other_text else ""
         return "\n".join(
             [
                 f"networks  {self.networks}, of which {self.finished} are finished and {left} are left",
-                f"each      {steps} {pace}, {evaluations} of {_seconds(self.seconds_an_evaluation)}",
+                f"each      {steps} {pace}, {evaluations} of {_seconds(self.seconds_an_evaluation)}{other}",
                 f"time      {time}, {self.source}",
                 f"disk      {self.bytes / 2**20:,.1f} MiB needed, {self.free_bytes / 2**20:,.0f} MiB free",
                 *([f"memory    {self.memory}"] if self.memory else []),
@@ -141,6 +147,10 @@ def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
         started = time.perf_counter()
         trainer.evaluate()
         evaluation = time.perf_counter() - started
+        started = time.perf_counter()
+        if data.other_text is not None:
+            loss_on(trainer.model, data.other_text)
+        on_other_text = time.perf_counter() - started if data.other_text is not None else 0.0
         trained = sum(value.nbytes for value in RewindPoint.capture(trainer.model).tensors.values())
     steps = _steps(recipe, len(trainer.get_train_dataloader()))
     return Plan(
@@ -149,6 +159,7 @@ def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
         evaluations=_evaluations(recipe, steps),
         seconds_a_step=clock.seconds_a_step,
         seconds_an_evaluation=evaluation,
+        seconds_on_other_text=on_other_text,
         bytes_a_network=trained + (trainer.mask.numel() + 7) // 8,
         memory=memory,
     )
@@ -176,6 +187,7 @@ def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
         evaluations=_evaluations(recipe, steps),
         seconds_a_step=speed.step,
         seconds_an_evaluation=measured_on * speed.forward,
+        seconds_on_other_text=0.0 if recipe.data.other_text is None else recipe.data.other_text.tokens * speed.forward,
         bytes_a_network=size.gradients + (size.prunable + 7) // 8,
         source=f"{speed}; {why}{unknown}",
         memory=str(size),
@@ -186,9 +198,11 @@ def _counts(experiment: Experiment) -> dict[str, int]:
     there = next(path for path in (experiment.root, *experiment.root.absolute().parents) if path.is_dir())
     gone, pending = experiment.left_out(), experiment.pending()  # gone: they stand on a network that diverged
     networks = [network for network in experiment.networks() if network not in gone]
+    dense = [network for network in pending if network.round == 0]
     return {
         "networks": len(networks),
         "finished": len(networks) - len(pending),
+        "others": len(pending) + len(dense),
         "free_bytes": shutil.disk_usage(there).free,
     }
 

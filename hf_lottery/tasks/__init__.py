@@ -33,6 +33,8 @@ class TaskData:
         metric: the metric of compute_metrics by which tickets are compared.
         greater_is_better: True where a greater value of `metric` is better.
         callbacks: added to the Trainer of every network.
+        other_text: the Blocks of text that the task does not hold, on which the loss is measured before and after
+            training; None: it is not measured.
         notes: sentences about the data for the reader of the results, such as how many texts were cut.
     """
 
@@ -46,6 +48,7 @@ class TaskData:
     metric: str = "accuracy"
     greater_is_better: bool = True
     callbacks: list[Any] = field(default_factory=list)
+    other_text: Any = None
     notes: list[str] = field(default_factory=list)
 
 

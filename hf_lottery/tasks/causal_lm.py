@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,7 @@ from hf_lottery.tasks.instruction_rows import load_rows
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
 from hf_lottery.tasks.language_models import model_config, pretrained_model
 from hf_lottery.tasks.lm_metrics import answer_sums, perplexity
+from hf_lottery.tasks.other_text import Blocks, HubNotReached, OtherText, read_blocks
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset, pack
 from hf_lottery.tasks.tokenizing import load_tokenizer, pad_token
 
@@ -46,12 +48,32 @@ class Data(BaseModel):
         ["What is the meaning of life?"], description="Prompts to answer before and after each training."
     )
     max_new_tokens: int = Field(40, gt=0, description="Longest answer to such a prompt, in tokens.")
+    other_text: OtherText | None = Field(
+        None, description="Text that the task does not hold: the rise of the loss on it is measured, as forgetting."
+    )
 
     @model_validator(mode="after")
     def _has_source(self):
         if self.name is None and self.path is None:
             raise ValueError("data needs a name (such as tatsu-lab/alpaca) or a path (a local folder)")
         return self
+
+    @model_validator(mode="after")
+    def _other_text_is_another(self):
+        text = self.other_text
+        if text is not None and self._is_own(text):
+            raise ValueError(
+                f"data.other_text is {text.path or text.name!r}, the task's own data: name text that the task "
+                "does not hold"
+            )
+        return self
+
+    def _is_own(self, text: OtherText) -> bool:
+        """Whether a text is the task's data itself: the same data set, or the same folder or a file in it."""
+        if text.path is None or self.path is None:
+            return text.path == self.path and text.name == self.name
+        own, other = (Path(path).expanduser().resolve() for path in (self.path, text.path))
+        return other.is_relative_to(own)
 
 
 # Model types for which packed examples give the same logits as the examples alone, tested with transformers 5.23.
@@ -87,6 +109,8 @@ def load(data: Data, model_section: Any) -> TaskData:
         if data.packing and name == "train":
             examples = pack(examples, data.max_length)
         splits[name] = TokenDataset(examples, counts)
+    other_text, said = _other_text(data, tokenizer)
+    notes += said
     return TaskData(
         **splits,
         collator=PaddingCollator(pad_token(tokenizer)),
@@ -98,8 +122,21 @@ def load(data: Data, model_section: Any) -> TaskData:
         callbacks=[GenerationCallback(template, data.generation_prompts, data.max_new_tokens)]
         if data.generation_prompts
         else [],
+        other_text=other_text,
         notes=notes,
     )
+
+
+def _other_text(data: Data, tokenizer: PreTrainedTokenizerBase) -> tuple[Blocks | None, list[str]]:
+    """The blocks of `data.other_text`, and a note on them. Without the Hub a recipe runs all the same, and says so."""
+    if data.other_text is None:
+        return None, []
+    try:
+        blocks = read_blocks(data.other_text, tokenizer)
+    except HubNotReached as error:
+        logger.warning(f"forgetting is not measured: {error}")
+        return None, [f"forgetting is not measured: {error}"]
+    return blocks, [f"other text: {blocks.tokens:,} tokens of {blocks.name}, in blocks of {blocks.block_length}"]
 
 
 def build_model(
@@ -139,6 +176,12 @@ def _require_room(config: PretrainedConfig, task_data: TaskData, tokenizer: PreT
     if context is not None and longest > context:
         raise ValueError(
             f"an example has {longest} tokens, but the model's context is {context}: set data.max_length={context}"
+        )
+    text = task_data.other_text
+    if context is not None and text is not None and text.block_length > context:
+        raise ValueError(
+            f"data.other_text.block_length is {text.block_length}, but the model's context is {context}: set it to "
+            f"{context} or less"
         )
     if len(tokenizer) > values["vocab_size"]:
         raise ValueError(

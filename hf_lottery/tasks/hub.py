@@ -22,28 +22,7 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
         FileNotFoundError: the folder is missing.
         ValueError: the data set is not found, or has no such split.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-    from datasets.utils import logging
-
-    # `json` is a reader of datasets: it would read whatever lies in the working directory, and `sql` what a query says
-    if name.isidentifier() and not Path(name).is_dir() and find_spec(f"datasets.packaged_modules.{name}") is not None:
-        raise ValueError(f"data.name is {name!r}, which is a reader of files, not a data set: set data.path=FOLDER")
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # it would log a traceback of what is raised, too
-    try:
-        found = load_dataset(name)
-    except Exception as error:  # files of any kind are read, by as many readers, and each fails in its own way
-        if Path(name).is_dir():
-            # a DatasetGenerationError's own message has no reason
-            why = error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
-            raise ValueError(f"no data set can be read from the folder {name}: {why}") from error
-        raise ValueError(
-            f"data.name is {name!r}, which cannot be loaded from the Hub ({error}): check the name and the network, "
-            "or read local files with data.path=FOLDER"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
+    found = read_tables(name)
     missing = [split for split in splits if split not in found]
     if missing:
         raise ValueError(
@@ -51,6 +30,44 @@ def load_splits(name: str, splits: list[str]) -> dict[str, Any]:
             "data.test_split"
         )
     return {split: found[split] for split in splits}
+
+
+def read_tables(name: str, key: str = "data", config: str | None = None, file: str | None = None) -> Any:
+    """Split name -> datasets.Dataset, for all splits of a data set.
+
+    Args:
+        name: Hub id, or a local folder; with `file`, the reader of datasets that reads it, such as csv.
+        key: of the recipe's section that names it, for error messages.
+        config: which configuration of the data set.
+        file: a local file to read.
+
+    Raises:
+        ValueError: it is not found, or cannot be read. A ConnectionError that led to it is its cause.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+    from datasets.utils import logging
+
+    path = name if file is None and Path(name).is_dir() else file
+    # `json` is a reader of datasets: it would read whatever lies in the working directory, and `sql` what a query says
+    if path is None and name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None:
+        raise ValueError(f"{key}.name is {name!r}, which is a reader of files, not a data set: set {key}.path=FOLDER")
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # it would log a traceback of what is raised, too
+    try:
+        return load_dataset(name, config, data_files=file)
+    except Exception as error:  # files of any kind are read, by as many readers, and each fails in its own way
+        if path is not None:
+            # a DatasetGenerationError's own message has no reason
+            why = error.__cause__ or error if isinstance(error, DatasetGenerationError) else error
+            what = "folder" if Path(path).is_dir() else "file"
+            raise ValueError(f"no data set can be read from the {what} {path}: {why}") from error
+        raise ValueError(
+            f"{key}.name is {name!r}, which cannot be loaded from the Hub ({error}): check the name and the network, "
+            f"or read local files with {key}.path=FOLDER"
+        ) from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def require_column(table: Any, column: str, key: str, where: str) -> None:

@@ -11,6 +11,8 @@
 * data_order.py: chooses the seeds of a round that has random numbers of its own.
 * calibration.py: the batches by which criteria that need data score the weights.
 * watch.py: looks in each training whether pruned weights are what they must be, and weights and loss finite.
+* other_text.py: measures forgetting, the loss on text that the task does not hold, in round 0 before it trains and in
+  every round after.
 * checkpoints.py: seals each checkpoint, and chooses a whole one to continue from (checkpointing.py has Trainer's
   methods for that); discard.py makes unfinished what a damaged file belongs to; stopping.py ends training on a signal.
 * search_file.py and result_line.py: which search a folder holds, and what is said of a network that was trained.

@@ -16,6 +16,7 @@ from hf_lottery.folder_lock import FolderLock
 from hf_lottery.layout import MANIFEST_FILE, STATE_FILE, round_folder
 from hf_lottery.results.diverged import Diverged, DivergedError
 from hf_lottery.results.evaluations import evaluations
+from hf_lottery.results.forgetting import BEFORE
 from hf_lottery.sealed import DamagedFile, require_whole_folder
 from hf_lottery.ticket.info import ticket_info
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -23,6 +24,7 @@ from hf_lottery.ticket.ticket import Ticket
 from hf_lottery.training.checkpoints import last_checkpoint
 from hf_lottery.training.discard import discard
 from hf_lottery.training.network_folder import NetworkFolder
+from hf_lottery.training.other_text import OtherTextLoss
 from hf_lottery.training.result_line import result_line
 from hf_lottery.training.search_file import claim_search
 
@@ -144,15 +146,16 @@ class Search:
         """
         trainer, self._loaded = self.trainer, None
         trainer.current_round = labels.get("round", 0)
+        other_text = OtherTextLoss(trainer, self._other_text_loss_before())
         root, trainer.args.output_dir = trainer.args.output_dir, str(folder.path)
         try:
             make_folder(folder.path)
-            with trainer.watch.stopping():
+            with trainer.watch.stopping(), other_text.measuring():
                 seconds = self._train(folder)
                 self._evaluate_at_the_end()
             with naming(folder.path / STATE_FILE):
                 trainer.save_state()
-            line = result_line(trainer, seconds, labels)
+            line = {**result_line(trainer, seconds, labels), **other_text.fields()}
             trained = RewindPoint.capture(trainer.model, trainer.state.global_step, keep=trainer.args.should_save)
             if trainer.args.should_save:
                 folder.finish(trainer.mask, trained, line)
@@ -162,6 +165,13 @@ class Search:
         if line["control"] == "ticket" and trainer.watch.diverged is None:
             self._loaded = line.get("round")
         return line
+
+    def _other_text_loss_before(self) -> float | None:
+        """The pretrained model's loss on other text, as round 0 has measured it; None in round 0, and without one."""
+        trainer, dense = self.trainer, self.round_folder(0)
+        if trainer.other_text is None or trainer.current_round == 0:
+            return None
+        return from_main(lambda: dense.result() if dense.finished else {}).get(BEFORE)
 
     def _evaluate_at_the_end(self) -> None:
         trainer = self.trainer

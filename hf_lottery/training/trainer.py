@@ -55,6 +55,7 @@ class LotteryMixin(CheckpointMixin):
         rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
         checkpoints: the callback that completes and checks checkpoints; None without `lottery_config` and `ticket`.
         watch: the callback that checks pruned weights, and says if a training has diverged; None as above.
+        other_text: the `hf_lottery.tasks.other_text.Blocks` on which a search measures forgetting; None: it does not.
 
     Raises:
         ValueError: a setting under which pruned weights could change, or nothing to prune.
@@ -64,7 +65,7 @@ class LotteryMixin(CheckpointMixin):
         # Set before Trainer's __init__, because that of a subclass may log, save or make its optimizer.
         if lottery_config is None and ticket is not None:
             lottery_config = LotteryConfig(pruned_value=ticket.pruned_becomes)
-        self.lottery_config, self.model_factory = lottery_config, None
+        self.lottery_config, self.model_factory, self.other_text = lottery_config, None, None
         self.current_round = 0
         self.replay = Replay()
         self.rewinding: RewindCallback | None = None
