@@ -92,9 +92,9 @@ def test_broken_metadata_is_our_error():
         card(existing="---\na: [\n---\ntext")
 
 
-@pytest.mark.parametrize("tags", ["[[a, b]]", "[{a: b}]", "{a: b}", "7"])
+@pytest.mark.parametrize("tags", ["[[a, b]]", "[{a: b}]", "7"])
 def test_tags_that_are_no_list_of_words_are_our_error(tags):
-    with pytest.raises(TicketError, match=r"README\.md has the tags .+, which are no list of words; correct it"):
+    with pytest.raises(TicketError, match=r"README\.md has .+; correct it"):
         card(existing=f"---\ntags: {tags}\n---\ntext")
 
 
