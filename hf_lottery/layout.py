@@ -89,8 +89,8 @@ class Network:
     def of_line(cls, line: Mapping[str, Any]) -> Network:
         """The network of a line of results.jsonl. KeyError, ValueError or TypeError if the line does not name one."""
         rate = float(line[USED]) if OF_RECIPE in line and line[USED] != line[OF_RECIPE] else None
-        if rate is not None and not 0 < rate < math.inf:
-            raise ValueError(f"{USED} is {rate}; it must be a finite number above 0")
+        if rate is not None and not 0 <= rate < math.inf:
+            raise ValueError(f"{USED} is {rate}; it must be a finite number")
         return cls(int(line["replicate"]), int(line["round"]), str(line["control"]), int(line.get("sample", 0)), rate)
 
     def labels(self) -> dict[str, Any]:

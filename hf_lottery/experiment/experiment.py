@@ -240,7 +240,7 @@ class Experiment:
             self._lock = None
 
     def trainer(self, network: Network) -> LotteryMixin:
-        """A fresh trainer for a network: under its replicate's seed, in its replicate's folder, at its learning rate."""
+        """A fresh trainer for a network: its replicate's seed and folder, and its learning rate."""
         folder = replicate_folder(self.root, network.replicate)
         rate = {} if network.learning_rate is None else {"learning_rate": network.learning_rate}
         return self.make_trainer(self.seed + network.replicate, folder, **rate)
@@ -261,9 +261,7 @@ class Experiment:
         else:
             search.enter_round(network.round)
             seed = control_seed(self.seed + network.replicate, network.control, network.round, network.sample)
-            if network.control in CHAINS:
-                of_chain, labels[CHAIN] = {"network": network}, network.round
-            else:
-                of_chain = {}
+            of_chain = {"network": network} if network.control in CHAINS else {}
             CONTROLS[network.control](trainer, network.round, seed, **of_chain)
+            labels |= {CHAIN: network.round} if of_chain else {}
         search.train_network(self.folder(network), **labels)
