@@ -41,13 +41,6 @@ def unfit_rates(
             f"{'.'.join(path)} is for lottery.rewind_step 0, and rewind_step is {lottery.rewind_step}: step k was "
             "reached at the recipe's own learning rate; set lottery.rewind_step=0, or leave other learning rates out",
         )
-    fixed = ((training.get("deepspeed") or {}).get("optimizer") or {}).get("params") or {}
-    if fixed.get("lr", "auto") != "auto":
-        yield (
-            path,
-            f"{'.'.join(path)} cannot be set, because training.deepspeed.optimizer.params.lr is {fixed['lr']} for all "
-            "networks: set that to auto",
-        )
     yield from _below_the_end(rates, training)
 
 

@@ -101,14 +101,17 @@ class Control(Section):
             raise ValueError("it must be a list of rounds, 1 or more, such as [1, 4, 7]; leave it out for every round")
         return sorted(set(rounds))
 
-    @field_validator("learning_rate")
+    @field_validator("learning_rate", mode="plain")  # one sentence, where a union would have one for each member
     @classmethod
-    def _few_rates(cls, given: float | list[float] | None) -> float | list[float] | None:
-        rates = given if isinstance(given, list) else [] if given is None else [given]
-        if given == [] or len(rates) > MOST_RATES or len(set(rates)) < len(rates):
-            raise ValueError(f"it must be one learning rate, or a list of 1 to {MOST_RATES} that differ")
-        if not all(0 < rate <= LARGEST_RATE for rate in rates):
-            raise ValueError("every learning rate must be a finite number above 0, such as 0.003")
+    def _few_rates(cls, given: Any) -> float | list[float] | None:
+        rates = given if isinstance(given, list) else [given]
+        numbers = all(isinstance(rate, (int, float)) and not isinstance(rate, bool) for rate in rates)
+        right = numbers and all(0 < rate <= LARGEST_RATE for rate in rates)
+        if given is not None and not (right and 1 <= len(rates) <= MOST_RATES and len(set(rates)) == len(rates)):
+            raise ValueError(
+                f"it must be a learning rate above 0, or a list of 1 to {MOST_RATES} different ones, such as "
+                "[0.001, 0.003, 0.01]"
+            )
         return given
 
 

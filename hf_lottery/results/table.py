@@ -85,6 +85,6 @@ def _learning_rates(results: Results) -> str:
         return ""
     names, one = dict.fromkeys(control for control, _ in found), next(iter(found.values()))
     several = any(len(choice.tried) > 1 for choice in found.values())
-    chosen = f", the best of those tried by mean {one.measure} at the end of training" if several else ""
-    who = "" if TICKET in names else f" of {', '.join(names)}; all else has the recipe's own, {one.own}"
-    return f"lr: learning rate{chosen}{who}."
+    best = f", of those tried the one with the best mean {one.measure} at the end of training" if several else ""
+    rest = "" if TICKET in names else f" All but {' and '.join(names)} have the recipe's own, {one.own}."
+    return f"lr: learning rate{best}.{rest}"
