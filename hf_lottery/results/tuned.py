@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from hf_lottery.layout import TICKET, Network
 from hf_lottery.learning_rates import OF_RECIPE
@@ -104,47 +105,61 @@ def choices(lines: Sequence[Line], metric: Metric) -> dict[Group, Choice]:
 
 @dataclass(frozen=True)
 class _Group:
-    """The finished networks of one control and round."""
+    """The finished networks of one control and round.
+
+    Args:
+        found: network -> its line.
+        rates: all of the control's; None stands for the recipe's own, and comes first, then the smallest.
+        diverged: networks of the experiment.
+        key: of the validation values.
+    """
 
     found: Mapping[Network, Line]
-    rates: Sequence[float | None]  # the recipe's own is None, and comes first
+    rates: Sequence[float | None]
     diverged: Sequence[Network]
     key: str
 
+    @cached_property
+    def places(self) -> list[Network]:
+        """The networks that every rate should have, without their rates."""
+        return sorted({replace(network, learning_rate=None) for network in self.found})
+
     def choice(self, sign: int) -> Choice:
-        places = sorted({replace(network, learning_rate=None) for network in self.found})
-        own = float(next(iter(self.found.values()))[OF_RECIPE])
-        values: dict[float | None, dict[Network, float]] = {}
-        lost, missing = {}, {}
-        for rate in self.rates:
-            networks = {place: replace(place, learning_rate=rate) for place in places}
-            gone = left_out(networks.values(), self.diverged)
-            there = {place: self.found[n] for place, n in networks.items() if n in self.found}
-            every = {place: value_of(line, self.key) for place, line in there.items()}
-            values[rate] = {place: value for place, value in every.items() if value is not None}
-            lost[rate] = sum(value is None for value in every.values())
-            lost[rate] += sum(n in gone for place, n in networks.items() if place not in there)
-            missing[rate] = len(places) - lost[rate] - len(values[rate])
+        values = {rate: self._values(rate) for rate in self.rates}
+        lost = {rate: self._lost(rate) for rate in self.rates}
+        missing = {rate: len(self.places) - lost[rate] - len(values[rate]) for rate in self.rates}
         whole = [rate for rate in self.rates if missing[rate] == min(missing.values())]
-        fewest = [rate for rate in whole if lost[rate] == min(lost[rate] for rate in whole)]
-        shared = set.intersection(*(set(values[rate]) for rate in fewest))
-        means = {rate: _mean(values[rate][place] for place in sorted(shared)) for rate in fewest}
-        best = max((sign * mean for mean in means.values()), default=math.nan)
-        equal = [rate for rate, mean in means.items() if math.isclose(sign * mean, best, rel_tol=_TIE)] or fewest
-        chosen = equal[0]
+        compared = [rate for rate in whole if lost[rate] == min(map(lost.__getitem__, whole))]
+        shared = sorted(set.intersection(*(set(values[rate]) for rate in compared)))
+        means = {rate: _mean(values[rate][place] for place in shared) for rate in compared}
+        chosen = _best(means, sign)
+        own = float(next(iter(self.found.values()))[OF_RECIPE])
         tried = [
             Tried(
                 own if rate is None else rate,
-                means.get(rate, _mean(values[rate].values())),
-                len(shared) if rate in means else len(values[rate]),
+                means[rate] if rate in means else _mean(values[rate].values()),
+                len(shared if rate in means else values[rate]),
                 lost[rate],
                 missing[rate],
             )
             for rate in self.rates
         ]
-        tried = sorted(tried, key=lambda one: one.rate)
-        taken = [line for place in places if (line := self._taken(place, chosen)) is not None]
-        return Choice(own if chosen is None else chosen, own, tried, taken, self.key)
+        taken = [line for place in self.places if (line := self._taken(place, chosen)) is not None]
+        by_rate = sorted(tried, key=lambda one: one.rate)
+        return Choice(own if chosen is None else chosen, own, by_rate, taken, self.key)
+
+    def _values(self, rate: float | None) -> dict[Network, float]:
+        """Place -> the value at this rate, where it is finished and has one."""
+        lines = {place: self.found.get(replace(place, learning_rate=rate), {}) for place in self.places}
+        return {place: value for place, line in lines.items() if (value := value_of(line, self.key)) is not None}
+
+    def _lost(self, rate: float | None) -> int:
+        """How many networks at this rate have no value, and never will."""
+        networks = [replace(place, learning_rate=rate) for place in self.places]
+        gone = left_out(networks, self.diverged)
+        there = [network for network in networks if network in self.found]
+        without = [network for network in there if value_of(self.found[network], self.key) is None]
+        return len(without) + sum(network in gone and network not in self.found for network in networks)
 
     def _taken(self, place: Network, chosen: float | None) -> Line | None:
         """The line at the chosen rate; the recipe's own ticket, if it diverged and the other was left out for it."""
@@ -152,6 +167,13 @@ class _Group:
         if line is None and place.control == TICKET and own is not None and Diverged.of_line(own) is not None:
             return own
         return line
+
+
+def _best(means: Mapping[float | None, float], sign: int) -> float | None:
+    """The first of the rates whose mean is the best but for rounding; the first of all if there are no means."""
+    known = {rate: sign * mean for rate, mean in means.items() if not math.isnan(mean)}
+    best = max(known.values(), default=math.nan)
+    return next((rate for rate, mean in known.items() if math.isclose(mean, best, rel_tol=_TIE)), next(iter(means)))
 
 
 def unfinished_notes(found: Mapping[Group, Choice]) -> list[str]:
@@ -169,4 +191,4 @@ def unfinished_notes(found: Mapping[Group, Choice]) -> list[str]:
 
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
-    return math.fsum(values) / len(values) if values else math.nan
+    return math.fsum(value / len(values) for value in values) if values else math.nan  # no sum is infinite
