@@ -88,7 +88,7 @@ def test_what_is_no_learning_rate_is_refused_in_one_sentence(rates):
     (said,) = problems(f"experiment.controls={{random_mask: {{learning_rate: {rates}}}}}")
     assert said.startswith("experiment.controls.random_mask.learning_rate")
     assert said.endswith(
-        "; it must be a learning rate above 0, or a list of 1 to 10 different ones, such as [0.001, 0.003, 0.01]"
+        "it must be a learning rate above 0, or a list of 1 to 10 different ones, such as [0.001, 0.003, 0.01]"
     )
 
 
