@@ -119,10 +119,10 @@ def command(folder: Path) -> str:
 
 
 def _ran(results: Results) -> str:
-    seconds = sum(line["train_seconds"] for line in results.lines)
-    longest = max(line["steps"] for line in results.lines)
+    seconds = sum(line["train_seconds"] for line in results.trained)
+    longest = max(line["steps"] for line in results.trained)
     return (
-        f"{len(results.lines)} networks of {longest:,} steps, {len(results.replicates())} replicates; "
+        f"{len(results.trained)} networks of {longest:,} steps, {len(results.replicates())} replicates; "
         f"{seconds / 60:.1f} minutes of training in all."
     )
 

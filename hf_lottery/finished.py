@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_lottery.layout import MANIFEST_FILE, RESULT_FILE, REWIND_FOLDER, TICKET, Network, round_folder
+from hf_lottery.learning_rates import OF_RECIPE, USED
 from hf_lottery.sealed import FILES, DamagedFile, read_sealed, require_whole, require_whole_folder
 
-_NUMBERS = ("density", "kept", "prunable", "steps", "seed")
+_NUMBERS = ("density", "kept", "prunable", "steps", "seed", USED, OF_RECIPE)
 _METRICS = ("eval_", "test_", "early_stop_", "train_seconds", "last_lr_factor", "other_text_")
 
 

@@ -24,6 +24,7 @@ from hf_lottery.results import formatting
 from hf_lottery.results.diverged import DivergedError
 from hf_lottery.results.linear_path import POINTS, STABLE_BELOW, Instability
 from hf_lottery.runner.build import build_trainer, load_data
+from hf_lottery.runner.rewind_step import at_rewind_step
 from hf_lottery.training.network_folder import NetworkFolder
 
 
@@ -60,7 +61,7 @@ def instability_of_run(
         raise FileNotFoundError(f"'{root}' has no {RECIPE_FILE}: give the output folder of a run")
     if rewind_step < 0:
         raise ValueError(f"rewind step is {rewind_step}; it must be a number of steps, 0 or more")
-    recipe = load_written(root, [f"lottery.rewind_step={rewind_step}"], trust_metric_code)
+    recipe = at_rewind_step(load_written(root, [], trust_metric_code), rewind_step)
     masks = _masks(root, number, recipe.experiment.replicates, recipe.lottery_config().num_rounds)
     data = load_data(recipe)
     name = f"round-{number:02d}-step-{rewind_step}"

@@ -59,18 +59,18 @@ def shuffled_weights(trainer: LotteryMixin, number: int, seed: int) -> None:
     _start(trainer, mask, RewindPoint(trainer.rewind_point.step, tensors))
 
 
-def no_rewinding(trainer: LotteryMixin, number: int, seed: int, sample: int = 0) -> None:
+def no_rewinding(trainer: LotteryMixin, number: int, seed: int, network: Network | None = None) -> None:
     """Iterative pruning with fine-tuning, whose every round stands on its own round before (Han et al. 2015).
 
     Its network of the round before (in round 1 the dense one) is pruned by its own trained weights. The survivors
     keep these, and are trained on at the last learning rate.
     """
-    continue_chain(trainer, Network(0, number, "no_rewinding", sample), "fine_tuning")
+    continue_chain(trainer, network or Network(0, number, "no_rewinding"), "fine_tuning")
 
 
-def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int, sample: int = 0) -> None:
+def learning_rate_rewinding(trainer: LotteryMixin, number: int, seed: int, network: Network | None = None) -> None:
     """As `no_rewinding`, but trained with the learning-rate schedule of step k on (Renda et al. 2020)."""
-    continue_chain(trainer, Network(0, number, "learning_rate_rewinding", sample), "learning_rate_rewinding")
+    continue_chain(trainer, network or Network(0, number, "learning_rate_rewinding"), "learning_rate_rewinding")
 
 
 def one_shot(trainer: LotteryMixin, number: int, seed: int) -> None:
@@ -110,7 +110,8 @@ def _cut(context: PruningContext, like: Mask) -> Mask:
     return Mask({name: tensors[name] for name in like})
 
 
-# name -> (trainer, round, seed); those of layout.CHAINS also take `sample`, which of the control's chains it is
+# name -> (trainer, round, seed); those of layout.CHAINS also take `network`, which says which of the control's chains
+# it is
 CONTROLS: dict[str, Callable[..., None]] = {
     "random_reinit": random_reinit,
     "random_mask": random_mask,

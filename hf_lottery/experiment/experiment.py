@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from filelock import FileLock
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.chains import discard_older
 from hf_lottery.experiment.controls import CONTROLS, control_seed, require_possible
+from hf_lottery.experiment.other_rate import ticket_again
 from hf_lottery.files import sweep_all, write_text
 from hf_lottery.finished import damages, require_whole_rewind_point
 from hf_lottery.folder_lock import FolderLock
@@ -28,6 +28,7 @@ from hf_lottery.layout import (
     planned_networks,
     replicate_folder,
 )
+from hf_lottery.learning_rates import OF_RECIPE, LearningRates
 from hf_lottery.results.chains import CHAIN
 from hf_lottery.results.diverged import Diverged, left_out, named, sentence
 from hf_lottery.sealed import DamagedFile
@@ -55,8 +56,10 @@ class Experiment:
         controls: what every ticket is compared with: each has a `name` from controls.CONTROLS, the `rounds`
             it is run at (None: every round but 0) and `per_ticket`, how many samples of it.
         seed: the first seed.
-        make_trainer: (seed, output folder of the replicate) -> a fresh trainer with a freshly initialised model.
+        make_trainer: (seed, output folder of the replicate) -> a fresh trainer with a freshly initialised model; with
+            `rates` it also takes `learning_rate`, by name.
         labels: () -> further fields of every line of results.jsonl, such as the metric's name.
+        rates: where networks are trained at other learning rates than the recipe's own; the rewind step is 0 then.
 
     Raises:
         ValueError: a control is asked for at a round that does not exist.
@@ -69,13 +72,14 @@ class Experiment:
         replicates: int,
         controls: Iterable[PlannedControl],
         seed: int,
-        make_trainer: Callable[[int, Path], LotteryMixin],
+        make_trainer: Callable[..., LotteryMixin],
         labels: Callable[[], Mapping[str, Any]] = dict,
+        rates: LearningRates | None = None,
     ):
         self.root, self.num_rounds, self.replicates = Path(root), num_rounds, replicates
         self.seed, self.make_trainer, self.labels = seed, make_trainer, labels
-        self._controls = list(controls)
-        self._networks = planned_networks(num_rounds, replicates, self._controls)
+        self._controls, self._rates = list(controls), rates
+        self._networks = planned_networks(num_rounds, replicates, self._controls, rates)
         self._lock: FolderLock | None = None  # of the network that rank 0 has claimed
         self._discarded: set[Path] = set()  # damaged files that were recomputed
         self._settled: dict[Network, bool] = {}  # finished network -> whether it diverged
@@ -84,7 +88,7 @@ class Experiment:
     def grow(self, replicates: int) -> None:
         """Plan more replicates; what is finished stays finished."""
         self.replicates = replicates
-        self._networks = planned_networks(self.num_rounds, replicates, self._controls)
+        self._networks = planned_networks(self.num_rounds, replicates, self._controls, self._rates)
 
     def networks(self) -> list[Network]:
         """Every network, those of early rounds first."""
@@ -240,19 +244,29 @@ class Experiment:
             self._lock.release()
             self._lock = None
 
+    def trainer(self, network: Network) -> LotteryMixin:
+        """A fresh trainer for a network: its replicate's seed and folder, and its learning rate."""
+        folder = replicate_folder(self.root, network.replicate)
+        rate = {} if network.learning_rate is None else {"learning_rate": network.learning_rate}
+        return self.make_trainer(self.seed + network.replicate, folder, **rate)
+
     def _train(self, network: Network) -> None:
-        seed = self.seed + network.replicate
-        trainer = self.make_trainer(seed, replicate_folder(self.root, network.replicate))
+        trainer = self.trainer(network)
         if not self._checked:
             require_possible(trainer, from_main(lambda: {left.control for left in self.pending()}))
             self._checked = True
-        search = Search(trainer)
-        if network.control == TICKET:
-            search.run_round(network.round, replicate=network.replicate, **self.labels())
+        search, labels = Search(trainer), {**network.labels(), **self.labels()}
+        if self._rates is not None:
+            labels[OF_RECIPE] = self._rates.own
+        if network == Network(network.replicate, network.round):
+            search.run_round(network.round, **{key: value for key, value in labels.items() if key != "round"})
             return
-        search.enter_round(network.round)
-        own_seed = control_seed(seed, network.control, network.round, network.sample)
-        of_chain = network.control in CHAINS
-        CONTROLS[network.control](trainer, network.round, own_seed, **({"sample": network.sample} if of_chain else {}))
-        labels = {**self.labels(), **({CHAIN: network.round} if of_chain else {})}
-        search.train_network(self.folder(network), **asdict(network), **labels)
+        if network.control == TICKET:
+            ticket_again(trainer, network.round)
+        else:
+            search.enter_round(network.round)
+            seed = control_seed(self.seed + network.replicate, network.control, network.round, network.sample)
+            of_chain = {"network": network} if network.control in CHAINS else {}
+            CONTROLS[network.control](trainer, network.round, seed, **of_chain)
+            labels |= {CHAIN: network.round} if of_chain else {}
+        search.train_network(self.folder(network), **labels)

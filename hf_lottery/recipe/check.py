@@ -14,6 +14,7 @@ from hf_lottery.models.architecture import architecture_problems, too_large
 from hf_lottery.printable import shown
 from hf_lottery.recipe.errors import sentences, unknown_key
 from hf_lottery.recipe.ranges import LARGEST_SEED, impossible, leaves, out_of_range
+from hf_lottery.recipe.rates import rates_of, unfit_rates
 from hf_lottery.recipe.sections import (
     MOST_NETWORKS,
     Control,
@@ -88,17 +89,20 @@ def _drop_impossible(source: Source) -> None:
 
 
 def _check_together(source: Source, sections: dict[str, Any]) -> None:
-    """What concerns more than one section: the number of networks, the controls' own limits, the replicates' seeds."""
-    rounds = LotteryConfig(**sections["lottery"]).num_rounds
-    replicates = sections["experiment"].looks()[-1]
-    networks = number_of_networks(rounds, replicates, sections["experiment"].controls)
+    """What concerns more than one section: the number of networks, the controls' rates and limits, all seeds."""
+    lottery, training, experiment = LotteryConfig(**sections["lottery"]), sections["training"], sections["experiment"]
+    replicates = experiment.looks()[-1]
+    rates = rates_of(experiment, training)
+    networks = number_of_networks(lottery.num_rounds, replicates, experiment.controls, rates)
     if networks > MOST_NETWORKS:
         sentence = f"the recipe plans {networks:,} networks; {MOST_NETWORKS:,} is the most: lower "
         sentence += "experiment.replicates, lottery.num_rounds, or the controls' rounds and per_ticket"
         source.add(("experiment",), sentence)
-    for control in sections["experiment"].controls:
+    for path, sentence in unfit_rates(experiment, lottery, training):
+        source.add(path, sentence)
+    for control in experiment.controls:
         if control.name in DYNAMIC:
-            path, sentence = unfit_setting(control.name, LotteryConfig(**sections["lottery"]), sections["training"])
+            path, sentence = unfit_setting(control.name, lottery, training)
             if sentence is not None:
                 source.add(path, f"{path[0]}.{sentence}")
                 break
@@ -106,7 +110,7 @@ def _check_together(source: Source, sections: dict[str, Any]) -> None:
     if not pretrained and TASKS[sections["data"].task].language_model and sections["data"].other_text is not None:
         sentence = "data.other_text shows what a pretrained model forgets, and model.architecture has random weights"
         source.add(("data", "other_text"), f"{sentence}: leave it out")
-    seed = sections["training"].get("seed", 0)
+    seed = training.get("seed", 0)
     if seed + replicates - 1 > LARGEST_SEED:
         source.add(
             ("training", "seed"),

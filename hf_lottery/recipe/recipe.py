@@ -16,8 +16,10 @@ from hf_lottery import __version__
 from hf_lottery.bundled import description, find_recipe, recipe_name
 from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.layout import RECIPE_FILE
+from hf_lottery.learning_rates import LearningRates
 from hf_lottery.recipe.check import check_sections, refusal, typed
 from hf_lottery.recipe.errors import RecipeError
+from hf_lottery.recipe.rates import rates_of
 from hf_lottery.recipe.sections import Experiment, Hub, ModelSection
 from hf_lottery.recipe.source import Source, read_source
 from hf_lottery.recipe.yaml import write_yaml
@@ -121,16 +123,21 @@ class Recipe(BaseModel):
             "lottery": self.lottery_config().to_dict(),
             "peft": self.peft,
             "quantization": self.quantization,
-            "experiment": {**self._replicates(), "controls": controls},
+            "experiment": {**self._how_often(), "controls": controls},
             "hub": None if self.hub is None else self.hub.model_dump(exclude_none=True),
         }
         return {name: values for name, values in sections.items() if values is not None}
 
-    def _replicates(self) -> dict[str, Any]:
-        """`replicates`; for `auto` also how many there may be."""
+    def _how_often(self) -> dict[str, Any]:
+        """`replicates`; for `auto` also how many there may be; `tune` where it is given."""
         experiment = self.experiment
         most = {"max_replicates": experiment.max_replicates} if experiment.replicates == AUTO else {}
-        return {"replicates": experiment.replicates, **most}
+        tune = {"tune": experiment.tune} if experiment.tune is not None else {}
+        return {"replicates": experiment.replicates, **most, **tune}
+
+    def learning_rates(self) -> LearningRates | None:
+        """The learning rates of the experiment; None if every network has `training.learning_rate`."""
+        return rates_of(self.experiment, self.training)
 
     def to_yaml(self) -> str:
         """`resolved()` as the text of a recipe file, for the output folder and the ticket, without access tokens."""

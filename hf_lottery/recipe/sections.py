@@ -8,15 +8,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hf_lottery.layout import CHAINS, CONTROLS, LOTTERY_CONTROLS
+from hf_lottery.layout import CHAINS, CONTROLS, LOTTERY_CONTROLS, TICKET
+from hf_lottery.learning_rates import LearningRates
 from hf_lottery.printable import shown
 from hf_lottery.recipe.code import loader_argument
 from hf_lottery.recipe.errors import sentences, unknown_key
 from hf_lottery.recipe.yaml import Keys
+from hf_lottery.recipe.yaml_1_1 import as_meant
 from hf_lottery.suggest import in_brackets
 
 MOST_REPEATS = 10_000  # of a whole experiment, or of a control
 MOST_NETWORKS = 100_000
+MOST_RATES = 10  # learning rates of a control
+LARGEST_RATE = 10**12
 
 
 class Section(BaseModel):
@@ -72,11 +76,14 @@ class Control(Section):
         name: one of CONTROLS.
         rounds: the rounds at which it is trained, and for one of CHAINS those before. None: every round from 1.
         per_ticket: number of samples at each of these rounds.
+        learning_rate: what it is trained at instead of training.learning_rate. Of a list, each; the best by validation
+            is compared.
     """
 
     name: str
     rounds: list[int] | None = None
     per_ticket: int = Field(default=1, ge=1, le=MOST_REPEATS)
+    learning_rate: float | list[float] | None = None
 
     @field_validator("name")
     @classmethod
@@ -94,6 +101,19 @@ class Control(Section):
             raise ValueError("it must be a list of rounds, 1 or more, such as [1, 4, 7]; leave it out for every round")
         return sorted(set(rounds))
 
+    @field_validator("learning_rate", mode="plain")  # one sentence, where a union would have one for each member
+    @classmethod
+    def _few_rates(cls, given: Any) -> float | list[float] | None:
+        rates = given if isinstance(given, list) else [given]
+        numbers = all(isinstance(rate, (int, float)) and not isinstance(rate, bool) for rate in rates)
+        right = numbers and all(0 < rate <= LARGEST_RATE for rate in rates)
+        if given is not None and not (right and 1 <= len(rates) <= MOST_RATES and len(set(rates)) == len(rates)):
+            raise ValueError(
+                f"it must be a learning rate above 0, or a list of 1 to {MOST_RATES} different ones, such as "
+                "[0.001, 0.003, 0.01]"
+            )
+        return given
+
 
 class Experiment(Section):
     """How often the search is repeated, and with which controls.
@@ -102,11 +122,14 @@ class Experiment(Section):
         replicates: number of repetitions. They use the seeds training.seed, training.seed + 1, … `auto`: go on until a
             winning ticket is shown or ruled out, or max_replicates is reached.
         max_replicates: for `auto`.
-        controls: in a recipe a list of names, or a mapping from name to {rounds, per_ticket}.
+        tune: `learning_rate`: the dense network, the tickets, and controls without learning rates of their own are
+            also trained at every rate that a control lists, and the best by validation is compared.
+        controls: in a recipe a list of names, or a mapping from name to {rounds, per_ticket, learning_rate}.
     """
 
     replicates: Annotated[int, Field(ge=1, le=MOST_REPEATS)] | Literal["auto"] = 1
     max_replicates: int = Field(default=20, ge=3, le=MOST_REPEATS)
+    tune: Literal["learning_rate"] | None = None
     controls: list[Control] = Field(default_factory=list)
 
     def looks(self) -> list[int]:
@@ -126,9 +149,16 @@ def rounds_with_both(controls: Iterable[Control], num_rounds: int) -> set[int]:
     return set.intersection(*(rounds.get(name, set()) for name in LOTTERY_CONTROLS))
 
 
-def number_of_networks(num_rounds: int, replicates: int, controls: list[Control]) -> int:
+def number_of_networks(
+    num_rounds: int, replicates: int, controls: list[Control], rates: LearningRates | None = None
+) -> int:
     """How many networks `hf_lottery.layout.planned_networks` lists, without listing them."""
-    return replicates * (num_rounds + 1 + sum(_rounds(num_rounds, each) * each.per_ticket for each in controls))
+
+    def at(name: str) -> int:
+        return 1 if rates is None else len(rates.of(name))
+
+    of_controls = sum(_rounds(num_rounds, each) * each.per_ticket * at(each.name) for each in controls)
+    return replicates * ((num_rounds + 1) * at(TICKET) + of_controls)
 
 
 def _rounds(num_rounds: int, control: Control) -> int:
@@ -157,7 +187,7 @@ class Hub(Section):
 
 
 def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
-    """Read `experiment.controls`, which is a list of names, or a mapping from name to {rounds, per_ticket}.
+    """Read `experiment.controls`: a list of names, or a mapping from name to {rounds, per_ticket, learning_rate}.
 
     Returns:
         The controls without a problem (`dense` is left out), and (path below `experiment.controls`, sentence) for each
@@ -185,11 +215,15 @@ def read_controls(given: Any) -> tuple[list[Control], list[tuple[Keys, str]]]:
 
 def _read_control(path: Keys, name: Any, options: Any) -> tuple[Control | None, list[tuple[Keys, str]]]:
     """One control and its problems, as in `read_controls`."""
-    here, known = ("experiment", "controls", *path), ("rounds", "per_ticket")
+    here, known = ("experiment", "controls", *path), ("rounds", "per_ticket", "learning_rate")
     if not isinstance(options, dict):
         return None, [(path, f"{'.'.join(here)} is {shown(options)}; it takes {{rounds: [1, 4], per_ticket: 3}}")]
     problems = [((*path, key), unknown_key((*here, key), known, "a control")) for key in options if key not in known]
     values = {"name": name, **{key: options[key] for key in known if key in options}}
+    if "learning_rate" in values:
+        rates = values["learning_rate"]
+        meant = [as_meant("learning_rate", rate, (float,)) for rate in (rates if isinstance(rates, list) else [rates])]
+        values["learning_rate"] = meant if isinstance(rates, list) else meant[0]
     try:
         return Control.model_validate_json(json.dumps(values), strict=True), problems
     except ValidationError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from hf_lottery.config import LotteryConfig
-from hf_lottery.layout import CHAINS
+from hf_lottery.layout import CHAINS, TICKET
+from hf_lottery.learning_rates import LearningRates
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.recipe.sections import Control, Experiment, number_of_networks
 from hf_lottery.task_records import TASKS
@@ -29,9 +30,9 @@ def summary(recipe: Recipe) -> str:
         require_text_is_there(text)
     lottery, arguments = recipe.lottery_config(), recipe.training_arguments()
     length = f"{arguments.max_steps} steps" if arguments.max_steps > 0 else f"{arguments.num_train_epochs:g} epochs"
-    experiment = recipe.experiment
+    experiment, rates = recipe.experiment, recipe.learning_rates()
     fewest, most = (
-        number_of_networks(lottery.num_rounds, count, experiment.controls)
+        number_of_networks(lottery.num_rounds, count, experiment.controls, rates)
         for count in (experiment.looks()[0], experiment.looks()[-1])
     )
     networks = f"{fewest} to {most}" if fewest != most else str(most)
@@ -48,7 +49,8 @@ def summary(recipe: Recipe) -> str:
             f", {name} fresh" for name in ("rewind_optimizer", "data_order") if lottery.to_dict()[name] == "fresh"
         ),
         "densities": _densities(lottery),
-        "controls": "; ".join(map(_control, recipe.experiment.controls)) or "none",
+        "controls": "; ".join(_control(control, rates) for control in experiment.controls) or "none",
+        "tuned": "" if experiment.tune is None else f"dense and tickets, {_at(TICKET, rates)}",
         "networks": f"{networks} to train, over {_replicates(experiment)}",
         "output": recipe.training["output_dir"],
     }
@@ -80,9 +82,16 @@ def _densities(lottery: LotteryConfig) -> str:
     return f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}"
 
 
-def _control(control: Control) -> str:
+def _control(control: Control, rates: LearningRates | None) -> str:
     samples = f" x {control.per_ticket}" if control.per_ticket > 1 else ""
     rounds = "" if control.rounds is None else f" at rounds {', '.join(map(str, control.rounds))}"
     if control.rounds is not None and control.name in CHAINS:
         rounds += " and all before"
-    return f"{control.name}{samples}{rounds}"
+    at = "" if rates is None or rates.of(control.name) == (None,) else f", {_at(control.name, rates)}"
+    return f"{control.name}{samples}{rounds}{at}"
+
+
+def _at(name: str, rates: LearningRates) -> str:
+    """The learning rates that a control, or the ticket, is trained at."""
+    found = sorted(rates.own if rate is None else rate for rate in rates.of(name))
+    return f"learning rate{'s' if len(found) > 1 else ''} {', '.join(map(str, found))}"

@@ -21,7 +21,7 @@ from hf_lottery.sealed import DamagedFile, read_sealed, read_sealed_text
 def damages(output_dir: Path, results: Results) -> list[str]:
     """A sentence for each damaged file: of networks (curves, masks, answers), of instability, of the data."""
     found = []
-    for folder in (Network.of_line(line).folder(output_dir) for line in results.lines):
+    for folder in (Network.of_line(line).folder(output_dir) for line in results.trained):
         for name in (STATE_FILE, MASK_FILE, GENERATIONS_FILE):
             try:
                 whole_file(folder, name)

@@ -18,6 +18,7 @@ from hf_lottery.layout import (
 from hf_lottery.report import plots, style
 from hf_lottery.report.forgetting import forgetting
 from hf_lottery.report.judgement import judgement
+from hf_lottery.report.rates import learning_rates
 from hf_lottery.report.section import Section
 from hf_lottery.results import formatting
 from hf_lottery.results.curves import Curve, learning_curve
@@ -43,6 +44,7 @@ def make_sections(
     return [
         _metric(results, bars),
         *judgement(at_end),
+        *learning_rates(results),
         *_speed(results, bars),
         *judgement(at_early_stop),
         *forgetting(results),

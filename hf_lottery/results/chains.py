@@ -7,6 +7,7 @@ ticket of the round before. Their lines of results have no `chain`. In round 1 t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hf_lottery.layout import CHAINS, Network
@@ -35,9 +36,9 @@ def older_notes(lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def before_older(lines: Iterable[Mapping[str, Any]], networks: Iterable[Network]) -> set[Network]:
     """Those of `networks` that are rounds of a chain before one of an earlier version, which did not need them."""
-    last: dict[tuple, int] = {}
+    last: dict[Network, int] = {}
     for line in filter(stands_on_ticket, lines):
         network = Network.of_line(line)
-        chain = (network.replicate, network.control, network.sample)
+        chain = replace(network, round=0)
         last[chain] = max(network.round, last.get(chain, 0))
-    return {n for n in networks if n.round < last.get((n.replicate, n.control, n.sample), 0)}
+    return {n for n in networks if n.round < last.get(replace(n, round=0), 0)}

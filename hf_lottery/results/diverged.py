@@ -45,7 +45,8 @@ def sentence(line: Mapping[str, Any]) -> str:
     """replicate 1 diverged at round 0, step 40 (weights of 'fc1.weight'); for a control, its name stands before."""
     network, what = Network.of_line(line), Diverged.of_line(line)
     control = "" if network.control == TICKET else f"{network.control} {network.sample + 1} of "
-    return f"{control}replicate {network.replicate} diverged at round {network.round}, {what.where}"
+    rate = "" if network.learning_rate is None else f" at learning rate {network.learning_rate!r}"
+    return f"{control}replicate {network.replicate}{rate} diverged at round {network.round}, {what.where}"
 
 
 def left_out(networks: Iterable[Network], diverged: Iterable[Network]) -> dict[Network, Network]:

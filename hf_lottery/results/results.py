@@ -6,21 +6,20 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from hf_lottery.finished import odd_value, read_line
 from hf_lottery.layout import CONTROLS, RESULT_FILE, RESULTS_FILE, TICKET, Network
+from hf_lottery.learning_rates import OF_RECIPE
 from hf_lottery.results.chains import before_older, older_notes
 from hf_lottery.results.diverged import Diverged, left_out
-from hf_lottery.results.forgetting import AFTER, BEFORE, FORGETTING
 from hf_lottery.results.metric import Metric, metric_of
 from hf_lottery.results.resolution import resolution
+from hf_lottery.results.tuned import Choice, Group, choices, unfinished_notes
+from hf_lottery.results.values import Line, count_of, value_of
 from hf_lottery.sealed import DamagedFile
-
-Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,29 +27,47 @@ class Results:
     """The finished networks of one experiment.
 
     Args:
-        lines: a line of results.jsonl for each network.
+        trained: a line of results.jsonl for each network.
         notes: what was skipped in reading, a sentence each.
     """
 
-    lines: list[Line]
+    trained: list[Line]
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """The lines that are shown and judged: of networks at several learning rates those at the one chosen."""
+        if not self.choices:
+            return self.trained
+        taken = {id(line) for choice in self.choices.values() for line in choice.taken}
+        return [line for line in self.trained if OF_RECIPE not in line or id(line) in taken]
+
+    @cached_property
+    def choices(self) -> dict[Group, Choice]:
+        """(control, round) -> the learning rate chosen; empty where every network has the recipe's own."""
+        return choices(self.trained, self.metric)
+
+    def learning_rate(self, control: str, round: int) -> float | None:
+        """The rate that a control is taken at, where the control has others than the recipe's own; otherwise None."""
+        choice = self.choices.get((control, round))
+        return None if choice is None or [one.rate for one in choice.tried] == [choice.own] else choice.rate
 
     @cached_property
     def metric(self) -> Metric:
         """The metric that the experiment is judged by."""
-        return metric_of(self.lines)
+        return metric_of(self.trained)
 
     @property
     def looks(self) -> int:
         """How often the results are judged with the aim to stop; 1 where the number of replicates was fixed before."""
-        return max((looks for line in self.lines if (looks := _count(line, "looks")) is not None), default=1)
+        return max((looks for line in self.lines if (looks := count_of(line, "looks")) is not None), default=1)
 
     def of_first(self, replicates: int) -> Results:
         """The results of the first so many replicates."""
-        return Results([line for line in self.lines if line["replicate"] < replicates], self.notes)
+        return Results([line for line in self.trained if line["replicate"] < replicates], self.notes)
 
     def replicates(self) -> list[int]:
-        return sorted({line["replicate"] for line in self.lines})
+        return sorted({line["replicate"] for line in self.trained})
 
     def controls(self) -> list[str]:
         """The controls that have a finished network, in the order of CONTROLS, others after them by name."""
@@ -106,7 +123,7 @@ class Results:
     def resolution(self, key: str) -> float:
         """The step of the grid that the values of `key` lie on; 0 if there is none, or no value."""
         values = [value for line in self.lines if (value := value_of(line, key)) is not None]
-        counts = {_count(line, "test_examples") for line in self.lines}
+        counts = {count_of(line, "test_examples") for line in self.lines}
         of_examples = len(counts) == 1 and key != "early_stop_step"  # whole numbers lie on every grid of 1/count
         return resolution(values, counts.pop() if of_examples else None)
 
@@ -128,54 +145,39 @@ class Results:
         Args:
             planned: the networks of the recipe, where it is known.
         """
-        finished = {Network.of_line(line) for line in self.lines}
+        finished = {Network.of_line(line) for line in self.trained}
         expected = self._expected(planned)
-        return sorted(expected - finished - self.left_out(planned).keys() - before_older(self.lines, expected))
+        return sorted(expected - finished - self.left_out(planned).keys() - before_older(self.trained, expected))
 
     def _expected(self, planned: Iterable[Network]) -> set[Network]:
-        finished = [Network.of_line(line) for line in self.lines]
-        return {Network(r, n.round, n.control, n.sample) for r in self.replicates() for n in finished} | set(planned)
+        finished = [Network.of_line(line) for line in self.trained]
+        return {replace(n, replicate=r) for r in self.replicates() for n in finished} | set(planned)
 
     def diverged(self) -> list[Line]:
-        """The lines of the networks that became nan or infinite."""
+        """The lines of the networks that became nan or infinite, at any learning rate."""
         return list(self._diverged)
 
     @cached_property
     def _diverged(self) -> list[Line]:
-        return [line for line in self.lines if Diverged.of_line(line) is not None]
+        return [line for line in self.trained if Diverged.of_line(line) is not None]
 
     def left_out(self, planned: Iterable[Network] = ()) -> dict[Network, Network]:
         """A network that is never trained -> the diverged one that it stands on; `planned` as for `missing`."""
         return left_out(self._expected(planned), [Network.of_line(line) for line in self.diverged()])
 
     def diverged_replicates(self, control: str, rounds: Iterable[int]) -> set[int]:
-        """The replicates of which a network of this control diverged at one of the rounds."""
-        rounds = set(rounds)
-        return {n["replicate"] for n in self._diverged if n["control"] == control and n["round"] in rounds}
+        """The replicates of which a network of this control, at the recipe's own learning rate, diverged at a round.
+
+        Those at other rates end nothing but themselves, or their own chain.
+        """
+        rounds, diverged = set(rounds), map(Network.of_line, self._diverged)
+        own = [n for n in diverged if n.control == control and n.learning_rate is None]
+        return {network.replicate for network in own if network.round in rounds}
 
     def first_whole(self) -> int:
         """The first replicate whose ticket diverged at no round; the first of all if there is none."""
         gone = self.diverged_replicates(TICKET, self.rounds())
         return min(self.replicates(), key=lambda replicate: (replicate in gone, replicate))
-
-
-def value_of(line: Line, key: str) -> float | None:
-    """A line's value of `key`; None if it has none, or none that is finite, or if the network diverged.
-
-    `key` may be FORGETTING too, which is the difference of two values.
-    """
-    if key == FORGETTING:
-        before, after = value_of(line, BEFORE), value_of(line, AFTER)
-        return None if before is None or after is None else after - before
-    value = None if Diverged.of_line(line) else line.get(key)
-    right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if right else None
-
-
-def _count(line: Line, key: str) -> int | None:
-    """A line's count; None if it has none, or none that is possible."""
-    value = line.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31 else None
 
 
 def read_results(output_dir: str | os.PathLike) -> Results:
@@ -201,7 +203,8 @@ def read_results(output_dir: str | os.PathLike) -> Results:
         )
     lines = [found[network] for network in sorted(found)]
     _require_one_recipe(lines, output_dir)
-    return Results(lines, notes + _shared_seeds(lines) + older_notes(lines))
+    found_notes = notes + _shared_seeds(lines) + older_notes(lines)
+    return Results(lines, found_notes + unfinished_notes(choices(lines, metric_of(lines))))
 
 
 def _listed(path: Path) -> tuple[dict[Network, Line], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hf_lottery.layout import TICKET
@@ -10,7 +9,7 @@ from hf_lottery.results import formatting
 from hf_lottery.results.diverged import summary
 from hf_lottery.results.forgetting import FORGETTING, explained
 from hf_lottery.results.results import Results
-from hf_lottery.results.statistics import Estimate, estimate
+from hf_lottery.results.statistics import estimate
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,8 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
     """(headings, one row per round): the one table that the terminal, the page and the card show.
 
     Values are means over replicates with min–max; a replicate's samples are averaged first. If any network diverged, a
-    value that is not of all replicates says of how many it is. Forgetting is the ticket's, where it was measured.
+    value that is not of all replicates says of how many it is. Where there were other learning rates than the recipe's
+    own, the test metric says which one it was taken at. Forgetting is the ticket's, where it was measured.
 
     Args:
         results: the finished networks.
@@ -41,31 +41,33 @@ def rows(results: Results, early_stop_metric: bool = True) -> tuple[list[str], l
 
     count, some_diverged = len(results.replicates()), bool(results.diverged())
 
-    def of_metric(found: Estimate, started: bool) -> Cell:
+    def of_metric(key: str, round: int, control: str = TICKET) -> Cell:
+        found, started = estimate(results.values(key, control, round).values()), results.select(control, round)
         n = f"n = {found.n} of {count}" if some_diverged and started and found.n < count else ""
-        detail = ", ".join(filter(None, (formatting.value_range(found, metric), n)))
+        rate = results.learning_rate(control, round)
+        at = "" if rate is None else f"lr {rate}"
+        detail = ", ".join(filter(None, (formatting.value_range(found, metric), n, at)))
         return Cell(formatting.value(found.mean, metric), detail)
 
-    def of_forgetting(found: Estimate, started: bool) -> Cell:
-        n = f"n = {found.n} of {count}" if started and found.n < count else ""
+    def of_forgetting(round: int) -> Cell:
+        found = estimate(results.values(FORGETTING, TICKET, round).values())
+        n = f"n = {found.n} of {count}" if results.select(TICKET, round) and found.n < count else ""
         detail = ", ".join(filter(None, (formatting.nats_range(found), n)))
         return Cell(formatting.nats(found.mean), detail)
 
-    def of_steps(found: Estimate, started: bool) -> Cell:
+    def of_steps(round: int) -> Cell:
+        found = estimate(results.values("early_stop_step", TICKET, round).values())
         return Cell(formatting.steps(found.mean), formatting.steps_range(found))
-
-    def cell(show: Callable[[Estimate, bool], Cell], key: str, round: int, control: str = TICKET) -> Cell:
-        return show(estimate(results.values(key, control, round).values()), bool(results.select(control, round)))
 
     body = [
         [
             Cell(str(round), "dense" if round == 0 else ""),
             Cell(formatting.percent(results.density(TICKET, round))),
-            cell(of_metric, key, round),
-            cell(of_steps, "early_stop_step", round),
-            *([cell(of_metric, f"early_stop_{key}", round)] if early_stop_metric else []),
-            *([cell(of_forgetting, FORGETTING, round)] if has_forgetting else []),
-            *(cell(of_metric, key, round, control) for control in controls),
+            of_metric(key, round),
+            of_steps(round),
+            *([of_metric(f"early_stop_{key}", round)] if early_stop_metric else []),
+            *([of_forgetting(round)] if has_forgetting else []),
+            *(of_metric(key, round, control) for control in controls),
         ]
         for round in sorted({line["round"] for line in results.lines})
     ]
@@ -82,4 +84,18 @@ def caption(results: Results) -> str:
             f"Mean over {count} replicates (min–max). Density is counted from the mask; "
             "a control's samples are averaged within a replicate first."
         )
-    return " ".join(filter(None, (numbers, explained(results.lines), summary(results.lines))))
+    return " ".join(
+        filter(None, (numbers, _learning_rates(results), explained(results.lines), summary(results.lines)))
+    )
+
+
+def _learning_rates(results: Results) -> str:
+    """What "lr" in the table is; empty where every network has the recipe's own learning rate."""
+    found = {group: choice for group, choice in results.choices.items() if results.learning_rate(*group) is not None}
+    if not found:
+        return ""
+    names, one = dict.fromkeys(control for control, _ in found), next(iter(found.values()))
+    several = any(len(choice.tried) > 1 for choice in found.values())
+    best = f", of those tried the one with the best mean {one.measure} at the end of training" if several else ""
+    rest = "" if TICKET in names else f" All but {' and '.join(names)} have the recipe's own, {one.own}."
+    return f"lr: learning rate{best}.{rest}"

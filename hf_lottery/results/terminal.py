@@ -19,6 +19,9 @@ def table(results: Results) -> rich.table.Table:
     for heading in headings:
         shown.add_column(heading.replace("_", " "), justify="right", overflow="fold")
     for first, *others in body:
-        # a range goes below its mean, so that a row with its controls fits into 80 columns
-        shown.add_row(str(first), *("\n".join(filter(None, (cell.value, cell.detail))) for cell in others))
+        # a range goes below its mean, and what else is said below that, so that a row fits into 80 columns
+        below = (cell.detail.replace(", ", "\n") for cell in others)
+        shown.add_row(
+            str(first), *("\n".join(filter(None, pair)) for pair in zip((c.value for c in others), below, strict=True))
+        )
     return shown

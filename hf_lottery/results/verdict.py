@@ -22,8 +22,9 @@ from hf_lottery.results.finding import (
 )
 from hf_lottery.results.metric import Metric
 from hf_lottery.results.multiplicity import fixed_sequence, holm
-from hf_lottery.results.results import Results, value_of
+from hf_lottery.results.results import Results
 from hf_lottery.results.statistics import paired_difference
+from hf_lottery.results.values import value_of
 
 __all__ = ["MIN_REPLICATES", "NO", "NO_DATA", "NO_DIFFERENCE", "TOO_FEW", "UNDECIDED", "YES", "verdict"]
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from hf_lottery.layout import CONTROLS, RECIPE_FILE, Network, planned_networks
+from hf_lottery.learning_rates import DEFAULT, learning_rates
 from hf_lottery.results.finding import MIN_REPLICATES
 from hf_lottery.sealed import read_sealed_text
 
@@ -22,6 +23,7 @@ class WrittenControl:
     name: str
     rounds: list[int] | None = None
     per_ticket: int = 1
+    learning_rate: float | list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class WrittenRecipe:
             return []
         replicates = self.section("experiment").get("replicates", 1)
         first = MIN_REPLICATES if replicates == "auto" else replicates  # how many more there will be is not known
-        return planned_networks(num_rounds, first, self._controls())
+        controls, tune = list(self._controls()), self.section("experiment").get("tune") is not None
+        own = self.section("training").get("learning_rate", DEFAULT)
+        rates = learning_rates(own, {control.name: control.learning_rate for control in controls}, tune)
+        return planned_networks(num_rounds, first, controls, rates)
 
     def _controls(self) -> Iterator[WrittenControl]:
         """The controls that are known: an older version's `dense`, which was no network of its own, is left out."""
@@ -63,7 +68,9 @@ class WrittenRecipe:
         for name in controls:
             options = (controls[name] if isinstance(controls, dict) else None) or {}
             if name in CONTROLS:
-                yield WrittenControl(name, options.get("rounds"), options.get("per_ticket", 1))
+                yield WrittenControl(
+                    name, options.get("rounds"), options.get("per_ticket", 1), options.get("learning_rate")
+                )
 
 
 def read_recipe(output_dir: str | os.PathLike) -> WrittenRecipe:

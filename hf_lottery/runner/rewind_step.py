@@ -51,7 +51,7 @@ def settle_rewind_step(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCa
         if chosen is None:
             chosen = _measure(recipe, root, callbacks)
             write_sealed(decision, chosen)
-    return _at(recipe, chosen["rewind_step"])
+    return at_rewind_step(recipe, chosen["rewind_step"])
 
 
 def _chosen(decision: Path) -> dict | None:
@@ -67,10 +67,11 @@ def _chosen(decision: Path) -> dict | None:
 
 def _measure(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback]) -> dict:
     data, found, said = load_data(recipe), {}, []
+    seed = recipe.training_arguments().seed
 
     def instability_at(step: int) -> float:
         folder = root / REWIND_STEP_FOLDER / f"step-{step}"
-        trainer = build_trainer(_at(recipe, step), data, recipe.training_arguments().seed, folder, callbacks)
+        trainer = build_trainer(at_rewind_step(recipe, step), data, seed, folder, callbacks)
         try:
             measured = measure_instability(
                 trainer, folder, None, SEEDS, metric=data.metric, greater_is_better=data.greater_is_better
@@ -92,5 +93,6 @@ def _measure(recipe: Recipe, root: Path, callbacks: Sequence[TrainerCallback]) -
     return {"rewind_step": step, "instability": found}
 
 
-def _at(recipe: Recipe, step: int) -> Recipe:
+def at_rewind_step(recipe: Recipe, step: int) -> Recipe:
+    """The recipe with this rewind step."""
     return recipe.model_copy(update={"lottery": {**recipe.lottery, "rewind_step": step, "rewind_steps": []}})

@@ -55,6 +55,7 @@ def ticket_card(
         [
             *_found(info, counts, rewind_step, results),
             *_replicate(results, fingerprint),
+            *_learning_rate(results, round),
             *loading(info, repo_id, files),
             *_evidence(results, round, files),
             *_layers(info, counts),
@@ -74,6 +75,17 @@ def _replicate(results: Results, fingerprint: str) -> list[str]:
     """If some network diverged: of which replicate the ticket is."""
     own = next((n for n in results.lines if n["control"] == TICKET and n.get("fingerprint") == fingerprint), None)
     return [f"The ticket is that of replicate {own['replicate']}."] if own and results.diverged() else []
+
+
+def _learning_rate(results: Results, round: int | None) -> list[str]:
+    """If the ticket's results are not at the recipe's own learning rate: at which."""
+    choice = results.choices.get((TICKET, round))
+    if choice is None or choice.rate == choice.own:
+        return []
+    return [
+        f"Its results are of networks trained at learning rate {choice.rate}, the best of those tried by mean "
+        f"{choice.measure}. The search that found its mask had the recipe's own, {choice.own}."
+    ]
 
 
 def _metadata(info: Mapping[str, Any], results: Results, round: int | None, repo_id: str) -> ModelCardData:

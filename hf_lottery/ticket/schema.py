@@ -21,6 +21,7 @@ from hf_lottery.config import (
     SCOPES,
 )
 from hf_lottery.layout import CONTROLS, REWIND_FILE
+from hf_lottery.learning_rates import OF_RECIPE, USED
 from hf_lottery.mask import MASK_FILE
 from hf_lottery.task_records import TASKS
 from hf_lottery.ticket import validators as v
@@ -140,6 +141,8 @@ def _result_line(value: Any, where: str) -> None:
     for key, item in value.items():
         _METRIC(key, where)
         RESULT_VALUES.get(key, v.number)(item, f"{where}.{key}")
+    if OF_RECIPE in value and USED not in value:
+        v.fail(where, value.get(OF_RECIPE), f"an object with {USED}, because it has {OF_RECIPE}")
 
 
 _NAME = v.matches(NAME, "the name of a parameter: letters, digits, and _ . : / -")
@@ -155,6 +158,8 @@ RESULT_VALUES: dict[str, v.Check] = {
     "round": _SIZE,
     "sample": _SIZE,
     "density": v.share,
+    USED: v.rate,
+    OF_RECIPE: v.rate,
     "fingerprint": v.optional(_HASH),
     "densities": v.optional(_DENSITIES),
     "metric": v.optional(_METRIC),

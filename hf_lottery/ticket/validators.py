@@ -82,6 +82,12 @@ def number(value: Any, where: str) -> None:
         fail(where, value, "a number or null")
 
 
+def rate(value: Any, where: str) -> None:
+    """A learning rate: a number from 0 to 10^12."""
+    if type(value) not in (int, float) or not 0 <= value <= 1e12:
+        fail(where, value, "a number from 0 to 10^12")
+
+
 def share(value: Any, where: str) -> None:
     """A number from 0 to 1."""
     if type(value) not in (int, float) or not 0 <= value <= 1:

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import Trainer
 
 from hf_lottery.distributed.processes import named_parameters
+from hf_lottery.learning_rates import USED
 from hf_lottery.pruning.lora import delta_density
 from hf_lottery.results.diverged import Diverged
 from hf_lottery.results.evaluations import summarise
@@ -33,6 +34,7 @@ def result_line(trainer: Trainer, seconds: float, labels: Mapping[str, Any]) -> 
         "control": "ticket",
         "sample": 0,
         **labels,
+        USED: trainer.args.learning_rate,
         "density": mask.density(),
         "kept": sum(kept for kept, _ in counts.values()),
         "prunable": sum(total for _, total in counts.values()),

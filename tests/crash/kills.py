@@ -53,6 +53,7 @@ CONFIGURATIONS = {
         Configuration(searches.criterion_with_data),
         Configuration(searches.lora),
         Configuration(searches.controls),
+        Configuration(searches.learning_rates),
         Configuration(searches.replicates),
         Configuration(searches.two_workers, 0.5),
         Configuration(searches.two_processes, 0.3),

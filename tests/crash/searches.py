@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 
 from hf_lottery import LotteryConfig
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.learning_rates import LearningRates
 from tests import launched, tiny_lm
 from tests.crash.processes import fork, wait
 from tests.tiny import Net, make_trainer, seeded_net
@@ -106,20 +107,27 @@ def lora(folder: Path) -> None:
     trainer.find_ticket().save_pretrained(folder / "ticket")
 
 
-def experiment(folder: Path, names, replicates: int = 1, rounds: int = 2, **settings) -> Experiment:
+def experiment(folder: Path, names, replicates: int = 1, rounds: int = 2, rates=None, **settings) -> Experiment:
     """Replicates and controls, each network with a fresh trainer."""
 
-    def make(seed: int, place: Path):
-        config = LotteryConfig(num_rounds=rounds, pruning_rate=0.4, rewind_step=1)
-        return make_trainer(place, model_init=Net, lottery_config=config, seed=seed, **{**STEPS, **settings})
+    def make(seed: int, place: Path, learning_rate: float = 0.01):
+        config = LotteryConfig(num_rounds=rounds, pruning_rate=0.4, rewind_step=1 if rates is None else 0)
+        asked = {**STEPS, "seed": seed, "learning_rate": learning_rate, **settings}
+        return make_trainer(place, model_init=Net, lottery_config=config, **asked)
 
     controls = [SimpleNamespace(name=name, rounds=[rounds], per_ticket=1) for name in names]
-    return Experiment(folder, rounds, replicates, controls, 42, make)
+    return Experiment(folder, rounds, replicates, controls, 42, make, rates=rates)
 
 
 def controls(folder: Path) -> None:
     names = ["random_reinit", "random_mask", "one_shot", "no_rewinding", "learning_rate_rewinding"]
     experiment(folder, names, rounds=1, max_steps=5, lr_scheduler_type="constant").run()
+
+
+def learning_rates(folder: Path) -> None:
+    """The dense network, the ticket and two controls at two learning rates each."""
+    rates = LearningRates(0.01, {"random_mask": (0.01, 0.03), "no_rewinding": (0.03,)}, tune=True)
+    experiment(folder, list(rates.lists), rounds=1, rates=rates, max_steps=5, lr_scheduler_type="constant").run()
 
 
 def replicates(folder: Path) -> None:

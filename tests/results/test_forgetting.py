@@ -8,7 +8,8 @@ import rich.console
 from hf_lottery.finished import odd_value
 from hf_lottery.report.forgetting import forgetting
 from hf_lottery.results.forgetting import AFTER, BEFORE, FORGETTING, explained
-from hf_lottery.results.results import Results, value_of
+from hf_lottery.results.results import Results
+from hf_lottery.results.values import value_of
 from hf_lottery.results.table import caption, rows
 from hf_lottery.results.terminal import table
 from tests.result_lines import lines

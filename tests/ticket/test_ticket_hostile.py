@@ -126,6 +126,16 @@ def test_a_forged_field_is_an_error_or_the_same_mask(forged_folder, data, odd, r
         pass
 
 
+@pytest.mark.parametrize("rates", [{}, {"learning_rate": None}, {"learning_rate": -1}, {"learning_rate": 1e300}])
+def test_a_forged_learning_rate_is_named(tmp_path, rates):
+    line = {"replicate": 0, "round": 1, "control": "ticket", "density": 0.3, "recipe_learning_rate": 0.1}
+    tiny_ticket(results=[line | {"learning_rate": 0.3}]).save_pretrained(tmp_path)
+    assert Ticket.from_pretrained(tmp_path).info["results"] == [line | {"learning_rate": 0.3}]
+    reseal(tmp_path, lambda document: document.update(results=[line | rates]))
+    with pytest.raises(TicketError, match="learning_rate"):
+        Ticket.from_pretrained(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def forged_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("forged")

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hf_lottery import LotteryConfig, LotteryTrainer
 from hf_lottery.results.forgetting import AFTER, BEFORE, FORGETTING
-from hf_lottery.results.results import value_of
+from hf_lottery.results.values import value_of
 from hf_lottery.runner.adapters import add_adapter
 from hf_lottery.tasks.other_text import Blocks
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset
