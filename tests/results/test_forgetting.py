@@ -9,9 +9,9 @@ from hf_lottery.finished import odd_value
 from hf_lottery.report.forgetting import forgetting
 from hf_lottery.results.forgetting import AFTER, BEFORE, FORGETTING, explained
 from hf_lottery.results.results import Results
-from hf_lottery.results.values import value_of
 from hf_lottery.results.table import caption, rows
 from hf_lottery.results.terminal import table
+from hf_lottery.results.values import value_of
 from tests.result_lines import lines
 
 RISES = {0: [0.05, 0.07, 0.06], 1: [0.010, 0.004, 0.001], 2: [-0.001, 0.0, 0.001]}  # round -> of each replicate
