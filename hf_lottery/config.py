@@ -31,6 +31,7 @@ RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 REWIND_OPTIMIZERS = ("state", "fresh")
 DATA_ORDERS = ("replay", "fresh")
+START_FROM = ("dense", "zeros")
 AUTO = "auto"
 MOST_ROUNDS = 10_000
 LONGEST_PATTERN = 10_000  # characters of a regular expression
@@ -97,6 +98,14 @@ class LotteryConfig:
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of modules that are not pruned, in the same form."}
     )
+    start_from: str = field(
+        default="dense",
+        metadata={
+            "help": "The mask of round 0: dense, all weights are kept, or zeros, those that are zero in the model are "
+            "pruned from the start, for a model that is sparse already.",
+            "choices": START_FROM,
+        },
+    )
     rewind_step: float | str = field(
         default=0,
         metadata={
@@ -152,6 +161,7 @@ class LotteryConfig:
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_choice("rewind_optimizer", self.rewind_optimizer, REWIND_OPTIMIZERS)
+        _require_choice("start_from", self.start_from, START_FROM)
         _require_choice("data_order", self.data_order, DATA_ORDERS)
         _require_pattern(self.pattern)
         self._require_criterion_fits()

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from hf_lottery.distributed.deepspeed import is_zero
+from hf_lottery.distributed.finite import not_finite
 from hf_lottery.distributed.processes import (
     first_of_ranks,
     full,
@@ -25,7 +26,6 @@ from hf_lottery.distributed.processes import (
     local,
     named_buffers,
     named_parameters,
-    own_part,
     require_agreement,
     shard_like,
 )
@@ -73,7 +73,7 @@ class Watch(TrainerCallback):
         self.diverged, self._first = None, state.global_step + 1
         self.losses.clear()
         # some models hold -inf in a buffer on purpose, such as a causal mask
-        self._infinite_at_start = frozenset(_not_finite(named_buffers(self.trainer.model)))
+        self._infinite_at_start = frozenset(not_finite(named_buffers(self.trainer.model)))
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.losses.clear()
@@ -124,9 +124,9 @@ class Watch(TrainerCallback):
         model = self.trainer.model
         trained = {name: parameter for name, parameter in named_parameters(model).items() if parameter.requires_grad}
         buffers = {n: b for n, b in named_buffers(model).items() if n not in self._infinite_at_start}
-        names = _not_finite({**trained, **buffers})
+        names = not_finite({**trained, **buffers})
         mine = Diverged(step, names[0]) if names else None
-        if mine is None and with_loss and _not_finite(dict(enumerate(self.losses))):
+        if mine is None and with_loss and not_finite(dict(enumerate(self.losses))):
             mine = Diverged(step, None)
         self._note(first_of_ranks(mine))
 
@@ -176,8 +176,7 @@ class Watch(TrainerCallback):
     def _pruned(self) -> Iterator[_Pruned]:
         """Every pruned tensor by the mask and θ_k themselves, and not by what the masked step has made of them."""
         parameters = named_parameters(self.trainer.model)
-        at_init = self.masking.pruned_value == "init" and self.masking.density < 1
-        point = self.masking.rewinding.require_point().tensors if at_init else None
+        point = self.masking.pruned_values(self.masking.mask)
         for name, kept in self.masking.mask.items():
             parameter = parameters[name]
             if self.masking.counts[name][0] == kept.numel():
@@ -218,19 +217,3 @@ def _moved_weight(pruned: Iterable[_Pruned]) -> str | None:
                 "without it, with optim adamw_torch"
             )
     return None
-
-
-@torch.no_grad()
-def _not_finite(tensors: dict) -> list:
-    """The keys of tensors that hold nan or ±inf, on this rank. One wait for the device, and no copy of a tensor."""
-    checks = {}
-    for key, tensor in tensors.items():
-        part = own_part(tensor)
-        if part.is_floating_point() and part.numel():
-            low, high = part.aminmax()  # nan and inf come through
-            checks[key] = ((low - low) + (high - high)).float()  # 0 if both are finite, else nan
-    if not checks:
-        return []
-    device = next(iter(checks.values())).device
-    values = torch.stack([check.to(device) for check in checks.values()]).tolist()
-    return [key for key, value in zip(checks, values, strict=True) if math.isnan(value)]
