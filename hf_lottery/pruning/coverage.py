@@ -27,7 +27,7 @@ class LeftOut:
     """Trained weights that the mask is not over.
 
     Args:
-        name: of the module or parameter that holds them, with `*` in the place of a layer's number; empty for vectors.
+        name: of the module or parameter that holds them, with N in the place of a layer's number; empty for vectors.
         why: one of REASONS.
         count: how many weights.
     """
@@ -83,9 +83,17 @@ class Coverage:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Coverage:
-        """The inverse of `to_dict`."""
-        groups = tuple(LeftOut(g["name"], g["why"], g["count"]) for g in values["left_out"])
-        return cls(values["prunable"], values["trained"], values["frozen"], groups)
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: `values` are not what `to_dict` returns.
+        """
+        try:
+            groups = tuple(LeftOut(str(g["name"]), str(g["why"]), int(g["count"])) for g in values["left_out"])
+            prunable, trained, frozen = (int(values[key]) for key in ("prunable", "trained", "frozen"))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is no record of what a mask is over ({error})") from None
+        return cls(prunable, max(trained, 1), frozen, groups)
 
 
 def coverage(
@@ -131,7 +139,7 @@ class _Reasons:
 
     def group(self, name: str, parameter: nn.Parameter) -> tuple[str, str]:
         """(name of the group, why)."""
-        module, usual = _starred(name.rpartition(".")[0]), name in self._usual
+        module, usual = _numberless(name.rpartition(".")[0]), name in self._usual
         if ".modules_to_save." in name:
             return module, SAVED
         if id(parameter) in self._tied:
@@ -139,7 +147,7 @@ class _Reasons:
         if id(parameter) in self._tables:
             return module, EMBEDDING
         if name in self._computed:
-            return _starred(self._computed[name].name), REPARAMETRISED
+            return _numberless(self._computed[name].name), REPARAMETRISED
         if self._exclude_modules is not None and usual and inside(name, self._exclude_modules):
             return module, EXCLUDED
         if usual:
@@ -148,9 +156,9 @@ class _Reasons:
             return "", VECTOR
         if "expert" in f"{name} {type(module_of(self._model, name)).__name__}".lower():
             return module, EXPERTS
-        return _starred(name), OTHER
+        return _numberless(name), OTHER
 
 
-def _starred(name: str) -> str:
-    """A name without the numbers of layers: "h.3.attn" -> "h.*.attn"."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+def _numberless(name: str) -> str:
+    """A name without the numbers of layers: "h.3.attn" -> "h.N.attn"."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "N", name)

@@ -77,7 +77,9 @@ def _check_heads(model: nn.Module, config: LotteryConfig, weights: Weights, rate
     heads = attention_heads(model)
     require_projections(heads, weights)
     for layer in heads.values():
-        require_one_rate(layer.names, config.pruning_rate, rates, "a head is pruned in all of its projections together")
+        require_one_rate(
+            layer.names, config.pruning_rate, rates, "a head is pruned in all of its projections together"
+        )
 
 
 def _shuffle_heads(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:

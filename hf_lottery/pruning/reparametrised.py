@@ -1,4 +1,4 @@
-"""Reparametrised weights: a module computes its weight from other tensors, so that a mask of these is no mask of it."""
+"""Reparametrised weights: computed by their module from other tensors, so that a mask of these is no mask of them."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Reparametrised:
     def refusal(self) -> str:
         """One sentence: why this weight cannot be pruned, and what to do."""
         what = {
-            WEIGHT_NORM: "is computed from a direction and a length by weight_norm, which is nan where a whole direction "
-            "is pruned",
+            WEIGHT_NORM: "is computed by weight_norm from a direction and a length, and is nan where a whole direction is "
+            "pruned",
             PRUNED: "has a mask of torch.nn.utils.prune, whose pruned weights would be counted as kept",
-            PARAMETRISED: "is computed from other tensors by a parametrization, so that a mask of these is no mask of it",
+            PARAMETRISED: "is computed by a parametrization from other tensors, and a mask of these is no mask of it",
         }[self.kind]
         call = "make it a plain parameter" if self.remedy is None else f"call {self.remedy}"
         zeros = ', with start_from="zeros" to keep its zeros,' if self.kind == PRUNED else ""

@@ -20,6 +20,7 @@ from hf_lottery.pruning.criteria import DATA, criterion_of
 from hf_lottery.pruning.custom import require_no_nan
 from hf_lottery.pruning.embeddings import prune_rows, token_embeddings
 from hf_lottery.pruning.patterns import pattern_of
+from hf_lottery.pruning.reparametrised import module_of
 from hf_lottery.pruning.untrained import require_trained_lora
 from hf_lottery.random_state import random_state_kept
 
@@ -121,10 +122,22 @@ def check_network(
         table = token_embeddings(model)
         weights = {name: weight for name, weight in weights.items() if name != table}
     criterion, pattern = criterion_of(config.criterion), pattern_of(config)
+    if config.pattern == "neuron":
+        _refuse_recurrent(model, weights)
     if criterion.check is not None:
         criterion.check(model, weights)
     if pattern.check is not None:
         pattern.check(model, config, weights, rates)
+
+
+def _refuse_recurrent(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for name in weights:
+        module = module_of(model, name)
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            raise ValueError(
+                f"'{name}' belongs to a {type(module).__name__}, whose neurons are no rows of one weight: name it in "
+                "exclude_modules, or use pattern weight"
+            )
 
 
 def refuse_sharded(config: LotteryConfig) -> None:

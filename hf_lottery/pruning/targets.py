@@ -50,8 +50,8 @@ def prunable(
         prune_embeddings: "rows" adds the token embeddings, also where target_modules does not match them.
 
     Raises:
-        ValueError: a pattern matches nothing, or only weights that cannot be pruned (frozen, quantised, reparametrised,
-            or not named in full), or nothing is left to prune.
+        ValueError: a pattern matches nothing, or only weights that cannot be pruned (frozen, quantised,
+            reparametrised, or not named in full), or nothing is left to prune.
     """
     parameters = dict(model.named_parameters())
     _refuse_second_names(model, {"target_modules": target_modules, "exclude_modules": exclude_modules}, parameters)
@@ -183,7 +183,9 @@ def _refuse_empty_targets(
 
 def _why_none(refused: Mapping[str, nn.Parameter], computed: Mapping[str, Reparametrised]) -> str:
     if refused:
-        return f"; what matches cannot be trained, such as {_describe(*next(iter(refused.items())))}. Set target_modules."
+        return (
+            f"; what matches cannot be trained, such as {_describe(*next(iter(refused.items())))}. Set target_modules."
+        )
     if computed:
         return f"; {next(iter(computed.values())).refusal()}"
     return ". Set target_modules."

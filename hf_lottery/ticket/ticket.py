@@ -19,6 +19,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.check import require_base_tensors, require_dtypes, require_names_and_shapes
 from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
+from hf_lottery.ticket.finite import require_finite
 from hf_lottery.ticket.hub import commit_files, download, open_repository, read_text
 from hf_lottery.ticket.read import read_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -223,6 +224,7 @@ class Ticket:
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder '{folder}'; give the folder of a run or of a ticket")
         ticket = cls.from_pretrained(folder)
+        require_finite(ticket.mask, ticket.rewind, ticket.info)
         data = read_bounded(folder / JSON_FILE)
         document = parse(data)
         files, recipe = document["files"], publishable(ticket.info).get("recipe")

@@ -109,7 +109,9 @@ def _say(covered: Coverage, output_dir: str) -> None:
 def _say_zeros(targets: dict[str, nn.Parameter], mask: Mask, config: LotteryConfig, output_dir: str) -> None:
     if config.start_from == "zeros":
         pruned, total = mask.numel() - mask.count(), mask.numel()
-        text = f"start_from zeros: {pruned:,} of {total:,} prunable weights ({pruned / total:.2%}) are zero in the model "
+        text = (
+            f"start_from zeros: {pruned:,} of {total:,} prunable weights ({pruned / total:.2%}) are zero in the model "
+        )
         _say_once(logging.WARNING, f"{text}and stay so; round 0 starts at density {mask.density():.4f}.", output_dir)
         return
     if not (counts := zero_counts({name: full(weight) for name, weight in targets.items()})):

@@ -113,7 +113,7 @@ class Masking(TrainerCallback):
         """
         if self.pruned_value == "zero" or mask.density() == 1:
             return None
-        if mask is self._first and self.rewinding.point is None:
+        if self.rewinding.point is None and mask == self._first:
             return None
         return self.rewinding.require_point().tensors
 

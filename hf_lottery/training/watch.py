@@ -22,10 +22,12 @@ from hf_lottery.distributed.finite import not_finite
 from hf_lottery.distributed.processes import (
     first_of_ranks,
     full,
+    full_shape,
     is_main,
     local,
     named_buffers,
     named_parameters,
+    not_persistent,
     require_agreement,
     shard_like,
 )
@@ -152,6 +154,7 @@ class Watch(TrainerCallback):
             whole: read the mask itself, count it, compare the ranks' and ask DeepSpeed for the weights. False: only
                 compare the weights with the masked step's own, which are on their device.
         """
+        self._refuse_growing_buffers()
         if self.diverged is not None:
             return  # a gradient norm of nan may reach pruned weights too; nothing is built on this network
         count = self._changed_count() if whole else None
@@ -162,6 +165,22 @@ class Watch(TrainerCallback):
         if whole:
             advice = "something has changed it during training; let nothing but trainer.mask = … change it"
             require_agreement("mask", self.masking.mask.fingerprint(), advice)
+
+    def _refuse_growing_buffers(self) -> None:
+        """Raise a ValueError for a buffer of checkpoints that is no longer shaped as in θ_k: it cannot be rewound."""
+        point, model = self.masking.rewinding.point, self.trainer.model
+        if point is None or not point.tensors:
+            return
+        caches = not_persistent(model)
+        for name, buffer in named_buffers(model).items():
+            then = point.tensors[name].shape if name in point.tensors else None
+            if name not in caches and full_shape(buffer) != then:
+                was = "was not there" if then is None else f"had the shape {tuple(then)}"
+                raise ValueError(
+                    f"the buffer '{name}' {was} at the rewind step and has {tuple(full_shape(buffer))} now, so that "
+                    "it cannot be rewound: give it its full size from the start, or, if the model computes it itself, "
+                    "register it with persistent=False"
+                )
 
     def _changed_count(self) -> str | None:
         for name, (kept, total) in self.masking.mask.counts().items():
