@@ -46,10 +46,9 @@ class Reparametrised:
     def refusal(self) -> str:
         """One sentence: why this weight cannot be pruned, and what to do."""
         what = {
-            WEIGHT_NORM: "is computed by weight_norm from a direction and a length, and is nan where a whole direction is "
-            "pruned",
+            WEIGHT_NORM: "is computed by weight_norm, and is nan where the whole direction of a weight is pruned",
             PRUNED: "has a mask of torch.nn.utils.prune, whose pruned weights would be counted as kept",
-            PARAMETRISED: "is computed by a parametrization from other tensors, and a mask of these is no mask of it",
+            PARAMETRISED: "is computed by a parametrization from other tensors, and a mask of these is none of it",
         }[self.kind]
         call = "make it a plain parameter" if self.remedy is None else f"call {self.remedy}"
         zeros = ', with start_from="zeros" to keep its zeros,' if self.kind == PRUNED else ""
