@@ -88,9 +88,9 @@ def rehearse(context: PruningContext) -> None:
     config, criterion = context.config, criterion_of(context.config.criterion)
     if callable(config.criterion) or criterion.needs != DATA:
         return
-    batches = context.batches()
     try:
         with _calibration(context.model, context.seed):
+            batches = context.batches()  # here, as this draws random numbers
             try:
                 criterion.rehearse(context.weights, replace(context, batches=lambda: batches[:1]))
             except ValueError:
