@@ -65,6 +65,12 @@ class Coverage:
         """Whether next to nothing is left out."""
         return self.share >= WHOLE
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether next to nothing but norms and biases is left out."""
+        vectors = sum(group.count for group in self.left_out if group.why == VECTOR)
+        return self.prunable >= WHOLE * (self.trained - vectors)
+
     def __str__(self) -> str:
         """One sentence, without a full stop: the share, and if something is left out, the largest groups of it."""
         share = "100%" if self.prunable == self.trained else f"{100 * self.share:.3g}%"

@@ -103,7 +103,7 @@ def _refuse_not_finite(model: nn.Module) -> None:
 
 def _say(covered: Coverage, output_dir: str) -> None:
     text = f"{str(covered)[0].upper()}{str(covered)[1:]}."
-    _say_once(logging.INFO if covered.is_whole else logging.WARNING, text, output_dir)
+    _say_once(logging.INFO if covered.is_usual else logging.WARNING, text, output_dir)
 
 
 def _say_zeros(targets: dict[str, nn.Parameter], mask: Mask, config: LotteryConfig, output_dir: str) -> None:

@@ -102,6 +102,7 @@ def test_the_rehearsal_leaves_no_trace(tmp_path, criterion):
 
 
 def test_coverage_is_said_once_for_an_output_folder(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "hf_lottery")
     for _ in range(2):
         trainer = make_trainer(tmp_path, lottery_config=LotteryConfig())
     said = [record.getMessage() for record in caplog.records if "The mask is over" in record.getMessage()]
@@ -109,6 +110,14 @@ def test_coverage_is_said_once_for_an_output_folder(tmp_path, caplog):
         "The mask is over 360 of 435 trained weights (82.8%); left out are 75 of"
     )
     assert trainer.coverage.prunable == trainer.mask.numel()
+
+
+def test_it_is_a_warning_where_more_than_norms_and_biases_is_left_out(tmp_path, caplog):
+    make_trainer(tmp_path / "all", lottery_config=LotteryConfig())
+    assert not caplog.records
+    make_trainer(tmp_path / "some", lottery_config=LotteryConfig(exclude_modules=["first"]))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "288 in first (in exclude_modules)" in record.getMessage()
 
 
 def test_the_synaptic_flow_through_recurrent_weights_is_that_of_the_formula():
