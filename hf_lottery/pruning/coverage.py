@@ -27,7 +27,8 @@ class LeftOut:
     """Trained weights that the mask is not over.
 
     Args:
-        name: of the module or parameter that holds them, with N in the place of a layer's number; empty for vectors.
+        name: of the module or parameter that holds them; of several layers' alike, with N in the place of the
+            layer's number; empty for vectors.
         why: one of REASONS.
         count: how many weights.
     """
@@ -117,7 +118,8 @@ def coverage(
     """
     targets = set(targets)
     reasons = _Reasons(model, target_modules, exclude_modules)
-    groups: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
+    names: dict[tuple[str, str], set[str]] = {}
     prunable = trained = frozen = 0
     for name, parameter in model.named_parameters():
         if name in targets:
@@ -127,9 +129,14 @@ def coverage(
             continue
         trained += parameter.numel()
         if name not in targets:
-            group = reasons.group(name, parameter)
-            groups[group] = groups.get(group, 0) + parameter.numel()
-    left_out = [LeftOut(name, why, count) for (name, why), count in groups.items()]
+            own, why = reasons.group(name, parameter)
+            group = _numberless(own), why
+            counts[group] = counts.get(group, 0) + parameter.numel()
+            names.setdefault(group, set()).add(own)
+    left_out = [
+        LeftOut(min(names[group]) if len(names[group]) == 1 else group[0], group[1], count)
+        for group, count in counts.items()
+    ]
     left_out.sort(key=lambda group: (-group.count, group.name))
     return Coverage(prunable, trained, frozen, tuple(left_out))
 
@@ -144,8 +151,8 @@ class _Reasons:
         self._tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear)} & self._tables
 
     def group(self, name: str, parameter: nn.Parameter) -> tuple[str, str]:
-        """(name of the group, why)."""
-        module, usual = _numberless(name.rpartition(".")[0]), name in self._usual
+        """(name of the module or parameter, why)."""
+        module, usual = name.rpartition(".")[0], name in self._usual
         if ".modules_to_save." in name:
             return module, SAVED
         if id(parameter) in self._tied:
@@ -153,7 +160,7 @@ class _Reasons:
         if id(parameter) in self._tables:
             return module, EMBEDDING
         if name in self._computed:
-            return _numberless(self._computed[name].name), REPARAMETRISED
+            return self._computed[name].name, REPARAMETRISED
         if self._exclude_modules is not None and usual and inside(name, self._exclude_modules):
             return module, EXCLUDED
         if usual:
@@ -162,7 +169,7 @@ class _Reasons:
             return "", VECTOR
         if "expert" in f"{name} {type(module_of(self._model, name)).__name__}".lower():
             return module, EXPERTS
-        return _numberless(name), OTHER
+        return name, OTHER
 
 
 def _numberless(name: str) -> str:
