@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -254,13 +255,17 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _require_criterion(criterion: Any) -> None:
-    """Raise ValueError unless it is a known name, or a function with a name that a ticket can record."""
+    """Raise ValueError unless it is a known name, or a function of two arguments with a name for tickets."""
     if not callable(criterion):
         _require_choice("criterion", criterion, CRITERIA)
         return
     advice = "write it as `def my_scores(weights, context):` and pass my_scores"
     if not isinstance(criterion, FunctionType) or not CRITERION_NAME.fullmatch(criterion.__name__):
         raise ValueError(f"criterion is {criterion!r}, which has no name that a ticket could record: {advice}")
+    try:
+        inspect.signature(criterion).bind(None, None)
+    except TypeError:
+        raise ValueError(f"criterion {criterion.__name__} does not take (weights, context): {advice}") from None
     if criterion.__name__ in CRITERIA:
         raise ValueError(
             f"criterion is a function called {criterion.__name__!r}, which is also the name of a built-in criterion: "
