@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,7 @@ RETRAINING = ("weight_rewinding", "learning_rate_rewinding", "fine_tuning")
 PRUNED_VALUES = ("zero", "init")
 REWIND_OPTIMIZERS = ("state", "fresh")
 DATA_ORDERS = ("replay", "fresh")
+START_FROM = ("dense", "zeros")
 AUTO = "auto"
 MOST_ROUNDS = 10_000
 LONGEST_PATTERN = 10_000  # characters of a regular expression
@@ -97,6 +99,14 @@ class LotteryConfig:
     exclude_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Names of modules that are not pruned, in the same form."}
     )
+    start_from: str = field(
+        default="dense",
+        metadata={
+            "help": "The mask of round 0: dense, all weights are kept, or zeros, those that are zero in the model are "
+            "pruned from the start, for a model that is sparse already.",
+            "choices": START_FROM,
+        },
+    )
     rewind_step: float | str = field(
         default=0,
         metadata={
@@ -152,6 +162,7 @@ class LotteryConfig:
         _require_choice("retraining", self.retraining, RETRAINING)
         _require_choice("pruned_value", self.pruned_value, PRUNED_VALUES)
         _require_choice("rewind_optimizer", self.rewind_optimizer, REWIND_OPTIMIZERS)
+        _require_choice("start_from", self.start_from, START_FROM)
         _require_choice("data_order", self.data_order, DATA_ORDERS)
         _require_pattern(self.pattern)
         self._require_criterion_fits()
@@ -244,13 +255,17 @@ def _require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def _require_criterion(criterion: Any) -> None:
-    """Raise ValueError unless it is a known name, or a function with a name that a ticket can record."""
+    """Raise ValueError unless it is a known name, or a function of two arguments with a name for tickets."""
     if not callable(criterion):
         _require_choice("criterion", criterion, CRITERIA)
         return
     advice = "write it as `def my_scores(weights, context):` and pass my_scores"
     if not isinstance(criterion, FunctionType) or not CRITERION_NAME.fullmatch(criterion.__name__):
         raise ValueError(f"criterion is {criterion!r}, which has no name that a ticket could record: {advice}")
+    try:
+        inspect.signature(criterion).bind(None, None)
+    except TypeError:
+        raise ValueError(f"criterion {criterion.__name__} does not take (weights, context): {advice}") from None
     if criterion.__name__ in CRITERIA:
         raise ValueError(
             f"criterion is a function called {criterion.__name__!r}, which is also the name of a built-in criterion: "

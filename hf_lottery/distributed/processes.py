@@ -201,6 +201,15 @@ def named_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {_own_name(name): buffer for name, buffer in model.named_buffers()}
 
 
+def not_persistent(model: nn.Module) -> set[str]:
+    """Names of the buffers that no checkpoint holds, as in `named_buffers`."""
+    return {
+        _own_name(f"{path}.{name}" if path else name)
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name -> live tensor: all parameters (tied ones once) and buffers."""
     return {**named_parameters(model), **named_buffers(model)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from hf_lottery.experiment.chains import continue_chain
-from hf_lottery.experiment.dynamic import rigl, set_control
+from hf_lottery.experiment.dynamic import rigl, set_control, start_mask
 from hf_lottery.experiment.redraw import redraw
 from hf_lottery.layout import Network
 from hf_lottery.mask import Mask
 from hf_lottery.pruning.context import PruningContext
-from hf_lottery.pruning.random_mask import random_mask_like
+from hf_lottery.pruning.random_mask import random_mask_like, require_single_weights
 from hf_lottery.pruning.selection.select import select
 from hf_lottery.pruning.step import next_mask, score
 from hf_lottery.random_state import derived_seed
@@ -44,9 +44,10 @@ def random_mask(trainer: LotteryMixin, number: int, seed: int) -> None:
     """θ_k under a mask that keeps as many weights of every tensor as the ticket's, at random places.
 
     Where the pattern prunes neurons, heads, ranks, rows or n:m, these are at random places, and no single weights.
+    With start_from zeros, the places are among those of round 0.
     """
     ticket_mask, generator = Search(trainer).round_folder(number).mask(), torch.Generator().manual_seed(seed)
-    mask = random_mask_like(ticket_mask, trainer.model, trainer.lottery_config, generator)
+    mask = random_mask_like(ticket_mask, trainer.model, trainer.lottery_config, generator, start_mask(trainer))
     _start(trainer, mask, trainer.rewind_point)
 
 
@@ -104,8 +105,8 @@ def _cut(context: PruningContext, like: Mask) -> Mask:
         groups.setdefault(group, []).append(name)
     tensors = {}
     for names in groups.values():
-        alive = Mask({name: torch.ones_like(like[name]) for name in names})
-        pruned = sum(int((~like[name]).sum()) for name in names)
+        alive = Mask({name: context.mask[name].to(like[name].device) for name in names})
+        pruned = alive.count() - sum(int(like[name].sum()) for name in names)
         tensors.update(select({name: scores[name] for name in names}, alive, pruned, key=key))
     return Mask({name: tensors[name] for name in like})
 
@@ -125,8 +126,11 @@ CONTROLS: dict[str, Callable[..., None]] = {
 }
 
 
-def require_possible(trainer: LotteryMixin, controls: Iterable[str]) -> None:
+def require_possible(trainer: LotteryMixin, controls: Collection[str]) -> None:
     """Raise now, before a network is trained, the ValueError that one of these controls would raise for its model."""
+    config = trainer.lottery_config
+    if config.start_from == "zeros" and "random_mask" in controls:
+        require_single_weights(config)
     if {"random_reinit", "signed_reinit"} & set(controls):
         _redrawn(trainer, seed=0)
 

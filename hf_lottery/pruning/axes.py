@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _SpectralNorm
-from torch.nn.utils.parametrize import ParametrizationList
 from transformers.pytorch_utils import Conv1D
+
+from hf_lottery.pruning.reparametrised import module_of, weight_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -55,7 +55,7 @@ class Axes:
 
 def axes_of(model: nn.Module, name: str) -> Axes | None:
     """The axes of the parameter `name`; None if it is of no layer whose axes are known."""
-    module, leaf = _layer(model, name)
+    module, leaf = module_of(model, name), weight_of(name).removesuffix("_orig")  # of an older spectral norm
     if _OF_EMBEDDING.fullmatch(name):
         return Axes(0, 1)
     for types, names, (output, input_) in _TABLE:
@@ -99,18 +99,8 @@ def laid_back(tensors: Mapping[str, Tensor], axes: Mapping[str, Axes]) -> dict[s
     return {name: axes[name].out_in(tensors[name]).contiguous() for name in axes}
 
 
-def _layer(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The layer that computes with a parameter, and the weight's name in it, which spectral norm changes."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    if isinstance(module, ParametrizationList) and all(isinstance(part, _SpectralNorm) for part in module):
-        owner, _, leaf = path.rpartition(".parametrizations.")
-        return model.get_submodule(owner), leaf
-    return module, leaf.removesuffix("_orig")
-
-
 def _unknown(model: nn.Module, name: str, what: str) -> str:
-    module, shape = _layer(model, name)[0], tuple(model.get_parameter(name).shape)
+    module, shape = module_of(model, name), tuple(model.get_parameter(name).shape)
     if isinstance(module, nn.Embedding):
         return (
             f"{what} needs outputs and inputs, and '{name}' of shape {shape} is the table of an Embedding, whose rows "

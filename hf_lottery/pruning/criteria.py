@@ -25,7 +25,7 @@ from hf_lottery.pruning.custom import call_custom
 from hf_lottery.pruning.gradients import grasp, snip, tempered_loss
 from hf_lottery.pruning.labels import counted_labels
 from hf_lottery.pruning.lora import lora_product, require_lora
-from hf_lottery.pruning.synflow import one_example_of_ones, require_inputs_embeds, synflow
+from hf_lottery.pruning.synflow import one_example_of_ones, require_inputs_embeds, synaptic_flow, synflow
 from hf_lottery.pruning.wanda import input_norms, require_layers, wanda
 
 # what a criterion needs besides the weights
@@ -43,12 +43,18 @@ class Criterion:
         key: elementwise function that turns what `function` returns into scores, chunk by chunk, where that
             saves a copy of all weights; None: `function` returns the scores.
         check: (model, weights) -> None; raises a ValueError for a network that the criterion cannot score.
+        trial: a cheaper function, for finding out whether `function` can score a network; None: `function` itself.
     """
 
     function: Callable[[Mapping[str, Tensor], PruningContext], Mapping[str, Tensor]]
     needs: str | None = None
     key: Callable[[Tensor], Tensor] | None = None
     check: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
+    trial: Callable[[Mapping[str, Tensor], PruningContext], object] | None = None
+
+    def rehearse(self, weights: Mapping[str, Tensor], context: PruningContext) -> None:
+        """Score once, with what `context` has, and forget the scores; raises what `function` would raise."""
+        (self.trial or self.function)(weights, context)
 
 
 def magnitude(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,6 +126,23 @@ def _scored_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -
     return synflow(weights, context.model, ones, context.mask, **context.amount)
 
 
+def _tried_by_synflow(weights: Mapping[str, Tensor], context: PruningContext) -> None:
+    ones = one_example_of_ones(context.model, context.batches()[0])
+    synaptic_flow(context.model, ones, weights, context.mask)
+
+
+def _check_wanda(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    require_layers(model, weights)
+    for name in weights:
+        parent = model.get_submodule(name.rpartition(".")[0].rpartition(".")[0])
+        if isinstance(parent, nn.MultiheadAttention):
+            raise ValueError(
+                f"'{name}' is the output projection of a MultiheadAttention, which uses the weight and does not call "
+                "the layer, so that criterion wanda sees no inputs of it: name it in exclude_modules, or use another "
+                "criterion"
+            )
+
+
 def _scored_by_wanda(weights: Mapping[str, Tensor], context: PruningContext) -> dict[str, Tensor]:
     norms = input_norms(context.model, weights, lambda batch: context.model(**batch), context.batches())
     return wanda(weights, norms, known_axes(context.model, weights))
@@ -133,8 +156,8 @@ CRITERIA: dict[str, Criterion] = {
     "movement": Criterion(lambda weights, context: movement(weights, context.initial()), INITIAL),
     "snip": Criterion(_scored_by_snip, DATA),
     "grasp": Criterion(_scored_by_grasp, DATA),
-    "synflow": Criterion(_scored_by_synflow, DATA, check=require_inputs_embeds),
-    "wanda": Criterion(_scored_by_wanda, DATA, check=require_layers),
+    "synflow": Criterion(_scored_by_synflow, DATA, check=require_inputs_embeds, trial=_tried_by_synflow),
+    "wanda": Criterion(_scored_by_wanda, DATA, check=_check_wanda),
     "lora_product": Criterion(
         lambda weights, _: lora_product(weights), check=lambda _, weights: require_lora(weights)
     ),

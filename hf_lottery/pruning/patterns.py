@@ -6,7 +6,7 @@ A new pattern is one function here (or in a file of its own) with a line in `PAT
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -106,7 +106,9 @@ def _prune_heads(context: PruningContext, scores: Weights, key: Key) -> Mask:
 def _check_heads(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
     heads = attention_heads(model)
     require_known(model, heads, _to_prune(weights, config, rates))
-    require_projections(heads, weights, config.pruning_rate, rates)
+    for layer in require_projections(heads, weights).values():
+        why = "a head is pruned in all of its projections together"
+        require_one_rate(layer.names, config.pruning_rate, rates, why)
 
 
 def _shuffle_heads(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
@@ -119,7 +121,8 @@ def _prune_ranks(context: PruningContext, scores: Weights, key: Key) -> Mask:
 
 
 def _check_ranks(model: nn.Module, config: LotteryConfig, weights: Weights, rates: Mapping[str, float]) -> None:
-    require_lora(weights)
+    for a, b in require_lora(weights):
+        require_one_rate([a, b], config.pruning_rate, rates, "a rank is pruned in a LoRA's A and B together")
 
 
 def _shuffle_ranks(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
@@ -150,6 +153,17 @@ def _shuffle_n_of_m(mask: Mask, model: nn.Module, config: LotteryConfig, generat
     axes = known_axes(model, [name for name in mask if not mask[name].all()])
     groups = shuffle_n_of_m(Mask(laid_out(mask, axes)), n_of_m(config.pattern)[1], generator)
     return _with(mask, laid_back(groups, axes))
+
+
+def require_one_rate(names: Iterable[str], rate: float, rates: Mapping[str, float], why: str) -> None:
+    """Raise a ValueError if the weights of one group, which are pruned together, have different pruning rates."""
+    own = {name: rates.get(name, rate) for name in names}
+    first = next(iter(own))
+    odd = next((name for name in own if own[name] != own[first]), None)
+    if odd is not None:
+        raise ValueError(
+            f"pruning_rates give '{first}' {own[first]:g} and '{odd}' {own[odd]:g}, and {why}: give them the same rate"
+        )
 
 
 PATTERNS: dict[str, Pattern] = {

@@ -14,7 +14,9 @@ from hf_lottery.pruning.units import row_units, shuffle_units
 _MOST_DRAWS = 30
 
 
-def random_mask_like(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:
+def random_mask_like(
+    mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator, among: Mask | None = None
+) -> Mask:
     """A random mask that keeps as many weights of every tensor as `mask`, and is one that the pattern can make.
 
     What the pattern prunes together is kept or pruned together: whole neurons, heads in all four projections, ranks,
@@ -26,7 +28,14 @@ def random_mask_like(mask: Mask, model: nn.Module, config: LotteryConfig, genera
         model: the network.
         config: how `mask` was pruned.
         generator: a CPU generator. With pattern weight, the mask is that of `Mask.shuffled`.
+        among: the weights that may be kept, those of `mask` among them; None: all. Only with pattern weight.
+
+    Raises:
+        ValueError: `among` is given with another pattern.
     """
+    if among is not None:
+        require_single_weights(config)
+        return _shuffled_among(mask, among, generator)
     if (config.pattern, config.prune_embeddings) == ("weight", None):
         return mask.shuffled(generator)
     for _ in range(_MOST_DRAWS):  # all are equal only if there is nothing to exchange
@@ -34,6 +43,26 @@ def random_mask_like(mask: Mask, model: nn.Module, config: LotteryConfig, genera
         if drawn != mask:
             break
     return drawn
+
+
+def require_single_weights(config: LotteryConfig) -> None:
+    """Raise a ValueError for a pattern whose random masks cannot be drawn among the weights of a sparse model."""
+    if (config.pattern, config.prune_embeddings) != ("weight", None):
+        what = "prune_embeddings is rows" if config.prune_embeddings else f"pattern is {config.pattern}"
+        raise ValueError(
+            f"start_from is zeros and {what}, so that there is no random mask of as many weights of the sparse model: "
+            "leave the control random_mask out, or use pattern weight"
+        )
+
+
+def _shuffled_among(mask: Mask, among: Mask, generator: torch.Generator) -> Mask:
+    tensors = dict(mask)
+    for name in sorted(mask):
+        places = among[name].to(mask[name].device)
+        kept = mask[name][places]
+        tensors[name] = torch.zeros_like(mask[name])
+        tensors[name][places] = kept[torch.randperm(kept.numel(), generator=generator).to(kept.device)]
+    return Mask(tensors)
 
 
 def _draw(mask: Mask, model: nn.Module, config: LotteryConfig, generator: torch.Generator) -> Mask:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.dropout import _DropoutNd
@@ -32,7 +34,8 @@ def next_mask(context: PruningContext) -> Mask:
             or a LoRA is not trained enough for its scores to decide what is pruned.
         RuntimeError: the criterion needs θ_k, and training has not reached step k.
     """
-    _require_whole_weights(context)
+    if any(isinstance(weight, DTensor) for weight in context.weights.values()):
+        refuse_sharded(context.config)
     pattern = pattern_of(context.config)
     if not pattern.uses_criterion:
         return pattern.prune(context, context.weights, None)
@@ -72,6 +75,37 @@ def score(context: PruningContext) -> Scores:
     return scores, criterion.key
 
 
+def rehearse(context: PruningContext) -> None:
+    """Score with a batch of data, and forget the scores: what cannot be scored is found before a round is trained.
+
+    For the criteria of this package that need data. If the first batch alone is refused, such as because it does not
+    reach every layer, all of them are tried.
+
+    Raises:
+        ValueError: the criterion cannot score the network with these data.
+    """
+    config, criterion = context.config, criterion_of(context.config.criterion)
+    if callable(config.criterion) or criterion.needs != DATA:
+        return
+    try:
+        with _calibration(context.model, context.seed):
+            batches = context.batches()  # here, as this draws random numbers
+            try:
+                criterion.rehearse(context.weights, replace(context, batches=lambda: batches[:1]))
+            except ValueError:
+                if len(batches) < 2:
+                    raise
+                criterion.rehearse(context.weights, replace(context, batches=lambda: batches))
+    except (ValueError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each of the many classes of models refuses an input in its own way
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"criterion {config.criterion_name} cannot score this {type(context.model).__name__} with its training "
+            f"data ({type(error).__name__}: {said}): use another criterion, such as magnitude"
+        ) from error
+
+
 def check_network(
     model: nn.Module, config: LotteryConfig, weights: Mapping[str, Tensor], rates: Mapping[str, float]
 ) -> None:
@@ -93,10 +127,9 @@ def check_network(
         pattern.check(model, config, weights, rates)
 
 
-def _require_whole_weights(context: PruningContext) -> None:
-    config = context.config
-    plain = (config.criterion, config.pattern, config.prune_embeddings) == ("magnitude", "weight", None)
-    if not plain and any(isinstance(weight, DTensor) for weight in context.weights.values()):
+def refuse_sharded(config: LotteryConfig) -> None:
+    """Raise a ValueError for a config that needs whole weights; call it where FSDP2 shards them."""
+    if (config.criterion, config.pattern, config.prune_embeddings) != ("magnitude", "weight", None):
         raise ValueError(
             f"criterion {config.criterion_name} with pattern {config.pattern}"
             + (", and prune_embeddings," if config.prune_embeddings else "")

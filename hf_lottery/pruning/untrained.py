@@ -61,6 +61,20 @@ def require_trained_lora(
             _require_comparable([name for name in names if rate_of[name] == rate], before, after, config)
 
 
+def refuse_untrained_start(weights: Mapping[str, Tensor], config: LotteryConfig, rates: Mapping[str, float]) -> None:
+    """Raise a ValueError for criterion large_init at rewind step 0 over a LoRA whose B starts at zero.
+
+    It scores weights by where they start, so `require_trained_lora` would refuse the first pruning.
+    """
+    if config.criterion != "large_init" or config.rewind_step != 0:
+        return
+    for name, weight in weights.items():
+        if ".lora_" in f".{name}" and rates.get(name, config.pruning_rate) > 0 and not full(weight).any():
+            raise ValueError(
+                f"'{name}' is all zeros at rewind step 0, by which criterion large_init scores it: {_advice(config)}"
+            )
+
+
 def _require_few_ties(name: str, score: Tensor, before: Tensor, after: Tensor, config: LotteryConfig) -> None:
     alive, removed, kept = score[before], score[before & ~after], score[after]
     if not len(removed):

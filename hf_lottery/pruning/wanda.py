@@ -85,7 +85,7 @@ def input_norms(
     sum_over_ranks([*reached.values(), *squares.values()])
     for name in squares:
         if not reached[name]:
-            raise ValueError(f"no activations reached the layer of '{name}': give at least one batch that runs it")
+            raise ValueError(f"no activations reached the layer of '{name}' in any batch: name it in exclude_modules")
     return {name: total.sqrt() for name, total in squares.items()}
 
 

@@ -78,8 +78,10 @@ def _densities(lottery: LotteryConfig) -> str:
     densities = [f"{100 * (1 - lottery.pruning_rate) ** r:.3g}%" for r in range(lottery.num_rounds + 1)]
     if len(densities) > 6:
         densities = [*densities[:4], "…", densities[-1]]
+    start = " of the model's own density" if lottery.start_from == "zeros" else ""
+    planned = f"planned {', '.join(densities)}{start}"
     own_rates = "".join(f", {rate:g} a round for {pattern}" for pattern, rate in lottery.pruning_rates.items())
-    return f"planned {', '.join(densities)} where the rate is {lottery.pruning_rate:g}{own_rates}"
+    return f"{planned} where the rate is {lottery.pruning_rate:g}{own_rates}"
 
 
 def _control(control: Control, rates: LearningRates | None) -> str:

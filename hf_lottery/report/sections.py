@@ -15,6 +15,7 @@ from hf_lottery.layout import (
     TICKET,
     Network,
 )
+from hf_lottery.pruning.coverage import Coverage
 from hf_lottery.report import plots, style
 from hf_lottery.report.forgetting import forgetting
 from hf_lottery.report.judgement import judgement
@@ -50,6 +51,7 @@ def make_sections(
         *forgetting(results),
         *_curves(output_dir, results),
         *_curves_with_controls(output_dir, results, at_end),
+        *_coverage(results),
         *_layers(results),
         *_overlap(output_dir, results),
         *_instability(output_dir),
@@ -121,6 +123,24 @@ def _of_lines(output_dir: Path, results: Results, lines: Mapping[str, Iterable[L
 def _curves_section(heading: str, plot: str, results: Results, curves: Mapping[str, Curve]) -> Section:
     sentence = f"Test {results.metric} during training: mean over replicates and samples, band min–max."
     return Section(heading, [sentence], plot=(plot, plots.learning_curves(curves, results.metric)))
+
+
+def _coverage(results: Results) -> list[Section]:
+    """What the masks are over; of folders of older versions this is not known."""
+    line = next((line for line in results.lines if line["control"] == TICKET and line.get("coverage")), None)
+    if line is None:
+        return []
+    try:
+        covered = str(Coverage.from_dict(line["coverage"]))
+    except ValueError:
+        return []
+    sentences = [f"{covered[0].upper()}{covered[1:]}."]
+    if line.get("start_from") == "zeros":
+        sentences.append(
+            "The search started from a sparse model: its zeros are pruned from round 0 on, and densities count all "
+            "prunable weights, these among them."
+        )
+    return [Section("What the mask covers", sentences)]
 
 
 def _layers(results: Results) -> list[Section]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -165,13 +165,12 @@ class Results:
         """A network that is never trained -> the diverged one that it stands on; `planned` as for `missing`."""
         return left_out(self._expected(planned), [Network.of_line(line) for line in self.diverged()])
 
-    def diverged_replicates(self, control: str, rounds: Iterable[int]) -> set[int]:
+    def diverged_replicates(self, control: str, rounds: Container[int]) -> set[int]:
         """The replicates of which a network of this control, at the recipe's own learning rate, diverged at a round.
 
         Those at other rates end nothing but themselves, or their own chain.
         """
-        rounds, diverged = set(rounds), map(Network.of_line, self._diverged)
-        own = [n for n in diverged if n.control == control and n.learning_rate is None]
+        own = [n for n in map(Network.of_line, self._diverged) if n.control == control and n.learning_rate is None]
         return {network.replicate for network in own if network.round in rounds}
 
     def first_whole(self) -> int:

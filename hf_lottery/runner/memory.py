@@ -15,10 +15,13 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.pytorch_utils import Conv1D
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.models.on_meta import build_on_meta
-from hf_lottery.pruning.targets import LINEAR_MODULES, prunable
+from hf_lottery.pruning.coverage import Coverage, coverage
+from hf_lottery.pruning.step import check_network
+from hf_lottery.pruning.targets import match_rates, prunable
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.adapters import refuse_unsupported_adapter, require_modules
 from hf_lottery.runner.network import require_compatible_sections
@@ -39,6 +42,7 @@ class Size:
         trainable: the weights that an optimizer steps: the adapter's, or the whole model's.
         prunable: the weights that the mask is over.
         weights, gradients, optimizer, masks: bytes.
+        coverage: what the mask is over, and what it leaves out.
     """
 
     parameters: int
@@ -48,6 +52,7 @@ class Size:
     gradients: int
     optimizer: int
     masks: int
+    coverage: Coverage
 
     @property
     def total(self) -> int:
@@ -83,7 +88,7 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
         config: of the model; None: the one that the recipe names, from its folder or the Hub.
 
     Raises:
-        ValueError: the config cannot be found, or target modules match nothing.
+        ValueError: the config cannot be found, or the settings of section lottery do not fit the network.
     """
     require_compatible_sections(recipe)
     lora, lottery = recipe.lora_config(), recipe.lottery_config()
@@ -91,8 +96,12 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
     parameters, weights = _numel(base.parameters()), _weight_bytes(base, recipe.quantization_config())
     model = base if lora is None else _with_adapter(base, lora)
     targets = prunable(model, lottery.target_modules, lottery.exclude_modules, lottery.prune_embeddings)
+    rates = match_rates(lottery.pruning_rates, targets, others=[name for name, _ in model.named_parameters()])
+    check_network(model, lottery, targets, rates)
     if lora is None and lottery.pruned_value == "init":
         trained = list(targets.values())
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in targets)
     else:
         trained = [p for p in model.parameters() if p.requires_grad]
     return Size(
@@ -103,6 +112,7 @@ def network_size(recipe: Recipe, config: PretrainedConfig | None = None) -> Size
         gradients=_bytes(trained),
         optimizer=_optimizer_bytes(recipe.training, trained),
         masks=_mask_bytes(targets.values(), lottery),
+        coverage=coverage(model, targets, lottery.target_modules, lottery.exclude_modules),
     )
 
 
@@ -189,7 +199,7 @@ def _quantised(model: PreTrainedModel) -> set[int]:
     kept = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if (head := model.get_output_embeddings()) is not None:
         kept.add(id(head.weight))
-    return {id(module.weight) for module in model.modules() if isinstance(module, LINEAR_MODULES)} - kept
+    return {id(module.weight) for module in model.modules() if isinstance(module, (nn.Linear, Conv1D))} - kept
 
 
 def _optimizer_bytes(training: Mapping[str, Any], trained: Iterable[Tensor]) -> int:

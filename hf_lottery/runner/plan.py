@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_lottery.experiment.experiment import Experiment
+from hf_lottery.pruning.coverage import Coverage
 from hf_lottery.recipe.recipe import Recipe
 from hf_lottery.runner.build import build_trainer, load_data, make_experiment
 from hf_lottery.runner.memory import GIB, Size, memory_of_this_machine, network_size
@@ -47,6 +48,7 @@ class Plan:
         seconds_on_other_text: of one measurement of forgetting; 0 where it is not measured.
         others: how many measurements of it are left: one a network, and one more a dense network.
         memory: for a language model, its counts and the bytes that training it takes.
+        coverage: what the mask is over, and what it leaves out.
         decided: how many replicates decide which difference, where finished networks have shown their noise.
     """
 
@@ -62,6 +64,7 @@ class Plan:
     seconds_on_other_text: float = 0.0
     others: int = 0
     memory: str | None = None
+    coverage: Coverage | None = None
     decided: str | None = None
 
     @property
@@ -96,6 +99,7 @@ class Plan:
                 f"time      {time}, {self.source}",
                 f"disk      {self.bytes / 2**20:,.1f} MiB needed, {self.free_bytes / 2**20:,.0f} MiB free",
                 *([f"memory    {self.memory}"] if self.memory else []),
+                *([f"mask      {str(self.coverage).removeprefix('the mask is ')}"] if self.coverage else []),
                 *([f"decided   by {self.decided}"] if self.decided else []),
             ]
         )
@@ -162,6 +166,7 @@ def _calibrated(recipe: Recipe, memory: str | None) -> Plan:
         seconds_on_other_text=on_other_text,
         bytes_a_network=trained + (trainer.mask.numel() + 7) // 8,
         memory=memory,
+        coverage=trainer.coverage,
     )
 
 
@@ -191,6 +196,7 @@ def _estimated(recipe: Recipe, size: Size, speed: Speed, why: str) -> Plan:
         bytes_a_network=size.gradients + (size.prunable + 7) // 8,
         source=f"{speed}; {why}{unknown}",
         memory=str(size),
+        coverage=size.coverage,
     )
 
 

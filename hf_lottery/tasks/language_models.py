@@ -58,6 +58,23 @@ def model_config(model: Any) -> PretrainedConfig:
         raise ValueError(model_not_found(model.name_or_path)) from error
 
 
+def known_config(model: Any) -> PretrainedConfig | None:
+    """The config of a section `model` if it is on this machine. None: the Hub or a GGUF file would have to be read."""
+    if model.name_or_path is None:
+        return architecture_config(model.architecture, model.config or {}, {})
+    if model.gguf_file is not None:
+        return None
+    for place in filter(None, (locate(model.name_or_path), bundled_config(model.name_or_path))):
+        options = {} if model.revision is None else {"revision": model.revision}
+        try:
+            return AutoConfig.from_pretrained(
+                place, trust_remote_code=False, local_files_only=True, **options, **(model.config or {})
+            )
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def has_weights(model: Any) -> bool:
     """Whether a model's weights are on this machine. The Hub is not asked. True for an architecture's random ones."""
     if model.name_or_path is None:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from hf_lottery.layout import RECIPE_FILE, TICKET
+from hf_lottery.pruning.coverage import Coverage
 from hf_lottery.results import formatting
 from hf_lottery.results.headline import headline
 from hf_lottery.results.metric import Metric
@@ -128,9 +129,21 @@ def _found(
         f"{kept:,} of {total:,} prunable weights are kept, at their values of step {rewind_step}; a pruned weight "
         f"{pruned}.{_how(info)}",
     ]
+    parts += _coverage(info)
     if len(results.rounds()) > 1:
         parts.append(f"**{headline(verdict(results))}**")
     return parts
+
+
+def _coverage(info: Mapping[str, Any]) -> list[str]:
+    """What the mask is over, and that it starts from a sparse model."""
+    text = ""
+    if info.get("coverage"):
+        covered = str(Coverage.from_dict(info["coverage"]))
+        text = f"{covered[0].upper()}{covered[1:]}."
+    if info.get("start_from", "dense") == "zeros":
+        text += " The search started from a sparse model: its zeros are pruned from round 0 on."
+    return [text.strip()] if text else []
 
 
 def _network(info: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_lottery.config import LotteryConfig
 from hf_lottery.mask import Mask
+from hf_lottery.pruning.coverage import coverage
 from hf_lottery.task_records import task_of
 from hf_lottery.ticket.base_model import bare, base_tensors, hub_id
 from hf_lottery.ticket.model_config import plain_config
@@ -72,6 +73,8 @@ def ticket_info(
         "retraining": lottery_config.retraining,
         "rewind_optimizer": lottery_config.rewind_optimizer,
         "data_order": lottery_config.data_order,
+        "start_from": lottery_config.start_from,
+        "coverage": coverage(model, mask, lottery_config.target_modules, lottery_config.exclude_modules).to_dict(),
         "num_rounds": lottery_config.num_rounds,
         "pruning_rate": lottery_config.pruning_rate,
         "seeds": list(seeds),

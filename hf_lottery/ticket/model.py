@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_lottery.ticket.document import TicketError
+from hf_lottery.ticket.finite import require_finite_tensors
 from hf_lottery.ticket.publishing import published_value
 from hf_lottery.ticket.schema import FILES
 
@@ -37,6 +38,8 @@ def write_model(
             f"a {type(model).__name__} cannot be loaded without its code; include a transformers or a PEFT model"
         )
     _require_masked(model, mask, pruned_value == "zero")
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    require_finite_tensors(trained, mask, "the model to be included")
     names = []
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)

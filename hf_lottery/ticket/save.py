@@ -18,6 +18,7 @@ from hf_lottery.sealed import file_records
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.card import ticket_card
 from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
+from hf_lottery.ticket.finite import require_finite
 from hf_lottery.ticket.model import write_model
 from hf_lottery.ticket.publishing import published_recipe
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -58,6 +59,7 @@ def write_folder(
     existing = decode_card(card.read_bytes()) if card.is_file() else None
     with naming(folder), scratch(folder) as new:
         tensors = tensor_table(mask, rewind, info)
+        require_finite(mask, rewind, info)
         files, encoding = _write_tensors(new, mask, rewind, tensors, compress)
         if model is not None:
             files += write_model(new, model, mask, info["pruned_becomes"])

@@ -19,17 +19,19 @@ from hf_lottery.config import (
     RETRAINING,
     REWIND_OPTIMIZERS,
     SCOPES,
+    START_FROM,
 )
 from hf_lottery.layout import CONTROLS, REWIND_FILE
 from hf_lottery.learning_rates import OF_RECIPE, USED
 from hf_lottery.mask import MASK_FILE
+from hf_lottery.pruning.coverage import REASONS
 from hf_lottery.task_records import TASKS
 from hf_lottery.ticket import validators as v
 from hf_lottery.ticket.document import TicketError, check_digest, parse
 from hf_lottery.ticket.model_config import config_object
 
-SCHEMA = "2.1"
-_NEWEST_MINOR = {1: 0, 2: 1}  # a major version that is read -> its newest minor version that this code knows
+SCHEMA = "2.2"
+_NEWEST_MINOR = {1: 0, 2: 2}  # a major version that is read -> its newest minor version that this code knows
 JSON_FILE, CARD_FILE = "ticket.json", "README.md"
 ENCODINGS = ("packed", "deflate")
 # where a tensor's value at step k is stored. base: in the base model. frozen: in the base model too, and not trained.
@@ -177,6 +179,18 @@ _TENSOR = v.record(
     },
     required=("shape", "dtype", "stored"),
 )
+_GROUP = v.record(
+    {
+        "name": v.matches(rf"|{NAME.pattern}", "the name of a module or parameter, or nothing"),
+        "why": v.one_of(REASONS),
+        "count": _SIZE,
+    },
+    required=("name", "why", "count"),
+)
+_COVERAGE = v.record(
+    {"prunable": _SIZE, "trained": v.integer(1, _COUNT), "frozen": _SIZE, "left_out": v.list_of(_GROUP, 64)},
+    required=("prunable", "trained", "frozen", "left_out"),
+)
 _FILE = v.record({"bytes": v.integer(0, 1 << 44), "sha256": _HASH}, required=("bytes", "sha256"))
 
 _LORA_TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
@@ -208,6 +222,8 @@ INFO_FIELDS: dict[str, v.Check] = {
     "retraining": v.one_of(RETRAINING),
     "rewind_optimizer": v.one_of(REWIND_OPTIMIZERS),  # this and the next since 2.1; a ticket without them is of the
     "data_order": v.one_of(DATA_ORDERS),  # defaults, state and replay
+    "start_from": v.one_of(START_FROM),  # this and coverage since 2.2; a ticket without it is of the default, dense
+    "coverage": v.optional(_COVERAGE),
     "num_rounds": v.integer(0, 10**6),
     "pruning_rate": v.number,
     "seeds": v.list_of(v.integer(-(1 << 63), 1 << 64), 4096),

@@ -19,6 +19,7 @@ from hf_lottery.mask import Mask
 from hf_lottery.ticket.base_model import dtype_name
 from hf_lottery.ticket.check import require_base_tensors, require_dtypes, require_names_and_shapes
 from hf_lottery.ticket.document import TicketError, dump, parse, read_bounded
+from hf_lottery.ticket.finite import require_finite
 from hf_lottery.ticket.hub import commit_files, download, open_repository, read_text
 from hf_lottery.ticket.read import read_folder
 from hf_lottery.ticket.rewind_point import RewindPoint
@@ -71,11 +72,13 @@ class Ticket:
         uses those of the model.
 
         Raises:
-            TicketError: as for `mask`.
+            TicketError: as for `mask`; or a weight is not finite, or the ticket's own network diverged.
         """
         if isinstance(self._rewind, StoredRewind):
             self._rewind.require_bounded()
-            self._rewind = RewindPoint(self.rewind_step, {name: self._value(name) for name in self._rewind.table})
+            point = RewindPoint(self.rewind_step, {name: self._value(name) for name in self._rewind.table})
+            require_finite(self.mask, point, self.info)
+            self._rewind = point
         return self._rewind
 
     @property
@@ -223,6 +226,7 @@ class Ticket:
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder '{folder}'; give the folder of a run or of a ticket")
         ticket = cls.from_pretrained(folder)
+        ticket.rewind  # noqa: B018 - reading it refuses what is not finite
         data = read_bounded(folder / JSON_FILE)
         document = parse(data)
         files, recipe = document["files"], publishable(ticket.info).get("recipe")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
@@ -40,6 +43,7 @@ class Masking(TrainerCallback):
     ):
         self.trainer, self.rewinding, self.pruned_value = trainer, rewinding, pruned_value
         self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
+        self._first = mask
         self.moments_are_masked = False
         self._deepspeed = deepspeed
         self.step: MaskedStep | DeepSpeedMaskedStep | None = None
@@ -99,10 +103,23 @@ class Masking(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self._attach()
 
+    def pruned_values(self, mask: Mask) -> Mapping[str, Tensor] | None:
+        """Name -> the value that pruned weights have under `mask`, where it is not zero; None: it is zero.
+
+        Before step k there is no θ_k. Pruned are then only weights that the model itself has at zero.
+
+        Raises:
+            RuntimeError: pruned weights are to be held at θ_k, and step k has not been reached.
+        """
+        if self.pruned_value == "zero" or mask.density() == 1:
+            return None
+        if self.rewinding.point is None and mask == self._first:
+            return None
+        return self.rewinding.require_point().tensors
+
     def _make_step(self, mask: Mask) -> MaskedStep | DeepSpeedMaskedStep:
         parameters = named_parameters(self.trainer.model)
-        held_at_init = self.pruned_value == "init" and mask.density() < 1
-        values = self.rewinding.require_point().tensors if held_at_init else None
+        values = self.pruned_values(mask)
         if self._deepspeed is not None and self._deepspeed.engine_runs:
             return DeepSpeedMaskedStep(parameters, mask, values)
         return MaskedStep(parameters, mask, values)

@@ -38,6 +38,8 @@ def result_line(trainer: Trainer, seconds: float, labels: Mapping[str, Any]) -> 
         "density": mask.density(),
         "kept": sum(kept for kept, _ in counts.values()),
         "prunable": sum(total for _, total in counts.values()),
+        "coverage": trainer.coverage.to_dict(),
+        "start_from": trainer.lottery_config.start_from,
         "steps": state.global_step,
         **_metrics(found, trainer.watch.diverged, labels.get("metric")),
         "train_seconds": seconds,

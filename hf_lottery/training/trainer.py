@@ -14,11 +14,12 @@ from hf_lottery.distributed.processes import named_parameters
 from hf_lottery.layout import REWIND_FOLDER
 from hf_lottery.mask import MASK_FILE, Mask
 from hf_lottery.pruning.context import CALIBRATION_BATCHES, PruningContext
-from hf_lottery.pruning.step import check_network, next_mask
-from hf_lottery.pruning.targets import match_rates, prunable
+from hf_lottery.pruning.coverage import Coverage
+from hf_lottery.pruning.step import next_mask, rehearse
 from hf_lottery.redaction import UnsavedToken
 from hf_lottery.ticket.rewind_point import RewindPoint
 from hf_lottery.ticket.ticket import Ticket
+from hf_lottery.training.beginning import begin
 from hf_lottery.training.calibration import calibration_batches
 from hf_lottery.training.checkpointing import CheckpointMixin
 from hf_lottery.training.checkpoints import Checkpoints
@@ -54,6 +55,7 @@ class LotteryMixin(CheckpointMixin):
         replay: how the next `train()` starts.
         rewinding: the callback that captures θ_k; None without `lottery_config` and `ticket`.
         checkpoints: the callback that completes and checks checkpoints; None without `lottery_config` and `ticket`.
+        coverage: what the mask is over, of all that is trained; None without `lottery_config` and `ticket`.
         watch: the callback that checks pruned weights, and says if a training has diverged; None as above.
         other_text: the `hf_lottery.tasks.other_text.Blocks` on which a search measures forgetting; None: it does not.
 
@@ -73,6 +75,7 @@ class LotteryMixin(CheckpointMixin):
         self._masking: Masking | None = None  # None: plain Trainer
         self.watch: Watch | None = None
         self._initial_state: InitialState | None = None
+        self.coverage: Coverage | None = None
         self._rates: dict[str, float] = {}  # parameter name -> its own rate, if that is not `pruning_rate`
         if lottery_config is not None:
             refuse_compiled_or_offloaded(args[0] if args else kwargs.get("model"))
@@ -89,19 +92,17 @@ class LotteryMixin(CheckpointMixin):
         refuse_order_that_no_seed_decides(self, config)
         deepspeed = DeepSpeedTraining(self) if self.is_deepspeed_enabled else None
         self.model_factory, self.model_init = self.model_init, None  # train() would undo every rewind with it
-        targets = prunable(self.model, config.target_modules, config.exclude_modules, config.prune_embeddings)
-        self._rates = match_rates(config.pruning_rates, tuple(targets))
-        check_network(self.model, config, targets, self._rates)
+        if ticket is not None:
+            ticket.apply_to(self.model)
+        beginning = begin(self, config, ticket)
+        self._rates, self.coverage = beginning.rates, beginning.coverage
         self._initial_state = InitialState(self)
         folder = Path(self.args.output_dir) / REWIND_FOLDER
         self.rewinding = RewindCallback(config.rewind_step, folder, self, self.replay)
-        if ticket is not None:
-            ticket.apply_to(self.model)
-            if config.pruned_value == "init":
-                self.rewinding.point = RewindPoint.capture(self.model)
+        if ticket is not None and config.pruned_value == "init":
+            self.rewinding.point = RewindPoint.capture(self.model)
         self.checkpoints = Checkpoints(self)
-        mask = Mask.ones(targets.items()) if ticket is None else ticket.mask
-        self._masking = Masking(self, mask, self.rewinding, config.pruned_value, deepspeed)
+        self._masking = Masking(self, beginning.mask, self.rewinding, config.pruned_value, deepspeed)
         # Callback order: Trainer's, the caller's, then ours: DeepSpeed's writes the weights into the engine; θ_0 is
         # captured; the masked step is made, which may need θ_k; the watch looks at what all of them have done.
         self.watch = Watch(self, self._masking)
@@ -109,6 +110,7 @@ class LotteryMixin(CheckpointMixin):
         ours = (self._data_order, deepspeed, self.rewinding, self._masking, self.watch, self.checkpoints)
         for callback in filter(None, ours):
             self.add_callback(callback)
+        rehearse(self.pruning_context())
 
     # --- the steps: train, prune, rewind
 

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 from hf_lottery.config import AUTO, LotteryConfig
 from hf_lottery.distributed.deepspeed import is_zero3
 from hf_lottery.pruning.criteria import DATA, criterion_of
+from hf_lottery.pruning.step import refuse_sharded
 from hf_lottery.ticket.ticket import Ticket
 
 # optimizers that step inside backward, one parameter at a time, where no mask is applied
@@ -105,6 +106,8 @@ def refuse_unsupported_launcher(trainer: Trainer, config: LotteryConfig) -> None
             f"criterion {config.criterion_name} runs the whole model between trainings, when FSDP2 and DeepSpeed hold "
             "it sharded or on the CPU: launch with DDP, or use criterion magnitude"
         )
+    if trainer.is_fsdp_enabled:
+        refuse_sharded(config)
     if trainer.is_deepspeed_enabled:
         _refuse_in_deepspeed(trainer, config)
 

@@ -18,14 +18,16 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from hf_lottery.distributed.deepspeed import is_zero
+from hf_lottery.distributed.finite import not_finite
 from hf_lottery.distributed.processes import (
     first_of_ranks,
     full,
+    full_shape,
     is_main,
     local,
     named_buffers,
     named_parameters,
-    own_part,
+    not_persistent,
     require_agreement,
     shard_like,
 )
@@ -73,7 +75,7 @@ class Watch(TrainerCallback):
         self.diverged, self._first = None, state.global_step + 1
         self.losses.clear()
         # some models hold -inf in a buffer on purpose, such as a causal mask
-        self._infinite_at_start = frozenset(_not_finite(named_buffers(self.trainer.model)))
+        self._infinite_at_start = frozenset(not_finite(named_buffers(self.trainer.model)))
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.losses.clear()
@@ -124,9 +126,9 @@ class Watch(TrainerCallback):
         model = self.trainer.model
         trained = {name: parameter for name, parameter in named_parameters(model).items() if parameter.requires_grad}
         buffers = {n: b for n, b in named_buffers(model).items() if n not in self._infinite_at_start}
-        names = _not_finite({**trained, **buffers})
+        names = not_finite({**trained, **buffers})
         mine = Diverged(step, names[0]) if names else None
-        if mine is None and with_loss and _not_finite(dict(enumerate(self.losses))):
+        if mine is None and with_loss and not_finite(dict(enumerate(self.losses))):
             mine = Diverged(step, None)
         self._note(first_of_ranks(mine))
 
@@ -152,6 +154,7 @@ class Watch(TrainerCallback):
             whole: read the mask itself, count it, compare the ranks' and ask DeepSpeed for the weights. False: only
                 compare the weights with the masked step's own, which are on their device.
         """
+        self._refuse_growing_buffers()
         if self.diverged is not None:
             return  # a gradient norm of nan may reach pruned weights too; nothing is built on this network
         count = self._changed_count() if whole else None
@@ -162,6 +165,22 @@ class Watch(TrainerCallback):
         if whole:
             advice = "something has changed it during training; let nothing but trainer.mask = … change it"
             require_agreement("mask", self.masking.mask.fingerprint(), advice)
+
+    def _refuse_growing_buffers(self) -> None:
+        """Raise a ValueError for a buffer of checkpoints that is no longer shaped as in θ_k: it cannot be rewound."""
+        point, model = self.masking.rewinding.point, self.trainer.model
+        if point is None or not point.tensors:
+            return
+        caches = not_persistent(model)
+        for name, buffer in named_buffers(model).items():
+            then = point.tensors[name].shape if name in point.tensors else None
+            if name not in caches and full_shape(buffer) != then:
+                was = "was not there" if then is None else f"had the shape {tuple(then)}"
+                raise ValueError(
+                    f"the buffer '{name}' {was} at the rewind step and has {tuple(full_shape(buffer))} now, so that "
+                    "it cannot be rewound: give it its full size from the start, or, if the model computes it itself, "
+                    "register it with persistent=False"
+                )
 
     def _changed_count(self) -> str | None:
         for name, (kept, total) in self.masking.mask.counts().items():
@@ -176,8 +195,7 @@ class Watch(TrainerCallback):
     def _pruned(self) -> Iterator[_Pruned]:
         """Every pruned tensor by the mask and θ_k themselves, and not by what the masked step has made of them."""
         parameters = named_parameters(self.trainer.model)
-        at_init = self.masking.pruned_value == "init" and self.masking.density < 1
-        point = self.masking.rewinding.require_point().tensors if at_init else None
+        point = self.masking.pruned_values(self.masking.mask)
         for name, kept in self.masking.mask.items():
             parameter = parameters[name]
             if self.masking.counts[name][0] == kept.numel():
@@ -218,19 +236,3 @@ def _moved_weight(pruned: Iterable[_Pruned]) -> str | None:
                 "without it, with optim adamw_torch"
             )
     return None
-
-
-@torch.no_grad()
-def _not_finite(tensors: dict) -> list:
-    """The keys of tensors that hold nan or ±inf, on this rank. One wait for the device, and no copy of a tensor."""
-    checks = {}
-    for key, tensor in tensors.items():
-        part = own_part(tensor)
-        if part.is_floating_point() and part.numel():
-            low, high = part.aminmax()  # nan and inf come through
-            checks[key] = ((low - low) + (high - high)).float()  # 0 if both are finite, else nan
-    if not checks:
-        return []
-    device = next(iter(checks.values())).device
-    values = torch.stack([check.to(device) for check in checks.values()]).tolist()
-    return [key for key, value in zip(checks, values, strict=True) if math.isnan(value)]

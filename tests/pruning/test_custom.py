@@ -224,3 +224,11 @@ def test_a_criterion_uses_what_it_says_it_needs_and_nothing_else(tmp_path, name)
     CRITERIA[name].function(context.weights, context)
     needs = CRITERIA[name].needs
     assert used == (set() if needs is None else {needs})
+
+
+def test_a_function_that_takes_other_arguments_is_refused_by_the_config():
+    def of_weights_alone(weights):
+        return weights
+
+    with pytest.raises(ValueError, match=r"criterion of_weights_alone does not take \(weights, context\)"):
+        LotteryConfig(criterion=of_weights_alone)

@@ -135,7 +135,7 @@ def test_results_and_info_come_back(tmp_path):
             "round": r,
             "density": d,
             "test_accuracy": 0.5 + r,
-            "eval_loss": float("nan"),
+            "eval_f1": float("nan"),
             "fingerprint": mask.fingerprint(),
             "densities": mask.counts(),
             "note": "a text",
@@ -149,7 +149,7 @@ def test_results_and_info_come_back(tmp_path):
     ticket.save_pretrained(tmp_path)
     found = Ticket.from_pretrained(tmp_path).info
     assert found["results"][1]["test_accuracy"] == 1.5
-    assert found["results"][1]["eval_loss"] is None
+    assert found["results"][1]["eval_f1"] is None
     assert "note" not in found["results"][1]
     assert found["densities"] == [{name: list(pair) for name, pair in mask.counts().items()}] * 2
     assert (found["seeds"], found["recipe"], found["datasets"]) == ([4], "a: 1\n", ["a/b"])
