@@ -15,9 +15,10 @@ from hf_lottery.tasks.instruction_rows import load_rows
 from hf_lottery.tasks.instructions import PromptTemplate, tokenise
 from hf_lottery.tasks.language_models import model_config, pretrained_model
 from hf_lottery.tasks.lm_metrics import answer_sums, perplexity
-from hf_lottery.tasks.other_text import Blocks, HubNotReached, OtherText, read_blocks
+from hf_lottery.tasks.other_text import HubNotReached, OtherText, read_blocks
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset, pack
 from hf_lottery.tasks.tokenizing import load_tokenizer, pad_token
+from hf_lottery.text_blocks import Blocks
 
 logger = logging.get_logger(__name__)
 

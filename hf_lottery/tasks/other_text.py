@@ -5,9 +5,7 @@ The text becomes blocks of a fixed number of tokens, which are the same for ever
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from hf_lottery.tasks.hub import read_tables, require_column
+from hf_lottery.text_blocks import Blocks
 
 KEY = "data.other_text"
 TABLES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}  # ending -> reader of datasets
@@ -58,32 +57,6 @@ class OtherText(BaseModel):
 
 class HubNotReached(ValueError):
     """The text is on the Hub, which cannot be reached now."""
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The text as the networks read it.
-
-    Args:
-        name: what it is, for readers.
-        ids: token ids of each block; all blocks have one length.
-    """
-
-    name: str
-    ids: list[list[int]]
-
-    @property
-    def block_length(self) -> int:
-        return len(self.ids[0])
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens the blocks hold."""
-        return len(self.ids) * self.block_length
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the tokens, in hex."""
-        return hashlib.sha256(repr(self.ids).encode()).hexdigest()
 
 
 def require_text_is_there(text: OtherText) -> None:

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback
 
 from hf_lottery.distributed.processes import gathered, rank, world_size
 from hf_lottery.results.forgetting import AFTER, BEFORE, TEXT, TOKENS
-from hf_lottery.tasks.other_text import Blocks
+from hf_lottery.text_blocks import Blocks
 
 
 class OtherTextLoss(TrainerCallback):

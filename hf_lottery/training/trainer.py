@@ -57,7 +57,7 @@ class LotteryMixin(CheckpointMixin):
         checkpoints: the callback that completes and checks checkpoints; None without `lottery_config` and `ticket`.
         coverage: what the mask is over, of all that is trained; None without `lottery_config` and `ticket`.
         watch: the callback that checks pruned weights, and says if a training has diverged; None as above.
-        other_text: the `hf_lottery.tasks.other_text.Blocks` on which a search measures forgetting; None: it does not.
+        other_text: the `hf_lottery.text_blocks.Blocks` on which a search measures forgetting; None: it does not.
 
     Raises:
         ValueError: a setting under which pruned weights could change, or nothing to prune.

@@ -1,6 +1,7 @@
 """The verdict of results that nobody plans: unfinished, with odd values, partly diverged."""
 
 import json
+import resource
 
 import pytest
 
@@ -108,3 +109,10 @@ def test_no_winning_ticket_has_three_reasons_which_share_the_error_rate():
         found += [line("random_mask", 1, r, test_accuracy=0.979025) | {"control": name, "sample": 0} for r in range(5)]
     judged = verdict(Results(found)).rounds[0]
     assert [one.answer for one in judged.better.values()] == [UNDECIDED, UNDECIDED, NO] and judged.winning == UNDECIDED
+
+
+def test_a_round_that_nobody_can_count_to_costs_no_memory():
+    found = [line("ticket", n, r) | {"round": 1 << 40 if n else 0} for n in (0, 1) for r in range(3)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert [judged.round for judged in verdict(Results(found)).rounds] == [1 << 40]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 17  # KiB

@@ -17,8 +17,8 @@ from torch.multiprocessing import start_processes
 from hf_lottery import LotteryConfig, LotteryTrainer
 from hf_lottery.distributed.processes import leave
 from hf_lottery.results.forgetting import AFTER, BEFORE
-from hf_lottery.tasks.other_text import Blocks
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset
+from hf_lottery.text_blocks import Blocks
 from hf_lottery.training.other_text import loss_on
 from hf_lottery.training.search import Search
 from tests import launched, tiny_lm

@@ -15,8 +15,8 @@ from hf_lottery import LotteryConfig, LotteryTrainer
 from hf_lottery.results.forgetting import AFTER, BEFORE, FORGETTING
 from hf_lottery.results.values import value_of
 from hf_lottery.runner.adapters import add_adapter
-from hf_lottery.tasks.other_text import Blocks
 from hf_lottery.tasks.token_batches import PaddingCollator, TokenDataset
+from hf_lottery.text_blocks import Blocks
 from hf_lottery.training.other_text import loss_on
 from hf_lottery.training.search import Search
 from tests import tiny_lm
