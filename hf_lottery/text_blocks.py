@@ -1,4 +1,4 @@
-"""Text as networks read it, to measure a loss on it: blocks of a fixed number of tokens, the same for every network."""
+"""Text as networks read it, to measure a loss on it: blocks of a fixed number of tokens, equal for all networks."""
 
 from __future__ import annotations
 
