@@ -14,6 +14,10 @@ from hf_lottery.mask import Mask
 CALIBRATION_BATCHES = 8  # of the training data, for criteria that need data
 
 
+class NoCalibration(ValueError):
+    """There are no training data for a criterion that looks at some, or not enough for all processes."""
+
+
 @dataclass(frozen=True)
 class PruningContext:
     """What criteria and patterns may use, made again for each pruning.
@@ -26,7 +30,7 @@ class PruningContext:
         rates: parameter name -> its own rate, where it is not `config.pruning_rate`.
         initial: returns θ_k, parameter name -> tensor; raises RuntimeError before step k of the first training.
         batches: returns the calibration batches of this process, a list, already on the device; of a network with
-            batch norm, those of all processes. Raises ValueError where there is no training data.
+            batch norm, those of all processes. Raises NoCalibration where there are no training data.
         loss: batch -> the training's own loss of it, a scalar that backward can start from.
         seed: for random draws; different in every round, the same in a search that is resumed.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from transformers import set_seed
 from hf_lottery.config import LotteryConfig
 from hf_lottery.distributed.processes import mean_over_ranks
 from hf_lottery.mask import Mask
-from hf_lottery.pruning.context import PruningContext
+from hf_lottery.pruning.context import NoCalibration, PruningContext
 from hf_lottery.pruning.criteria import DATA, criterion_of
 from hf_lottery.pruning.custom import require_no_nan
 from hf_lottery.pruning.embeddings import prune_rows, token_embeddings
@@ -89,7 +90,9 @@ def rehearse(context: PruningContext) -> None:
         return
     try:
         with _calibration(context.model, context.seed):
-            batches = context.batches()  # here, as this draws random numbers
+            batches = _drawn(context)  # here, as this draws random numbers
+            if not batches:
+                return
             try:
                 criterion.rehearse(context.weights, replace(context, batches=lambda: batches[:1]))
             except ValueError:
@@ -104,6 +107,16 @@ def rehearse(context: PruningContext) -> None:
             f"criterion {config.criterion_name} cannot score this {type(context.model).__name__} with its training "
             f"data ({type(error).__name__}: {said}): use another criterion, such as magnitude"
         ) from error
+
+
+def _drawn(context: PruningContext) -> list[Any]:
+    """The calibration batches; none where they cannot be put together yet, as `data_collator` can still be set."""
+    try:
+        return context.batches()
+    except NoCalibration:
+        raise
+    except Exception:  # whatever the trainer's dataset and collator raise; training says it too
+        return []
 
 
 def check_network(

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import Trainer
 
 from hf_lottery.distributed.processes import gathered, world_size
+from hf_lottery.pruning.context import NoCalibration
 
 
 def calibration_batches(trainer: Trainer, count: int, criterion: str) -> list[Any]:
@@ -29,11 +30,11 @@ def calibration_batches(trainer: Trainer, count: int, criterion: str) -> list[An
         The batches, on the trainer's device.
 
     Raises:
-        ValueError: on all processes, if there is no training data, too little for all processes, or batches of a
+        NoCalibration: on all processes, if there is no training data, too little for all processes, or batches of a
             network with batch norm cannot be joined.
     """
     if trainer.train_dataset is None:
-        raise ValueError(
+        raise NoCalibration(
             f"criterion {criterion} looks at data, and the trainer has no train_dataset: give it one, or use "
             "criterion magnitude"
         )
@@ -51,7 +52,7 @@ def _of_several_processes(loader: Any, count: int, trainer: Trainer, criterion: 
         if own:
             drawn.append(batch if own == rows else slice_tensors(batch, slice(own)))
     if not all(gathered(len(drawn))):
-        raise ValueError(
+        raise NoCalibration(
             f"criterion {criterion} looks at data, and there are too few examples for {world_size()} processes: "
             "launch fewer, or lower per_device_train_batch_size"
         )
@@ -77,7 +78,7 @@ def _joined(batches: list[Any], criterion: str) -> list[Any]:
     try:
         return [concatenate([of_rank[step] for of_rank in of_ranks if step < len(of_rank)]) for step in range(steps)]
     except (RuntimeError, TypeError):
-        raise ValueError(
+        raise NoCalibration(
             f"criterion {criterion} joins the batches of {world_size()} processes for a network with batch norm, and "
             "theirs have different shapes: use one process, or another criterion"
         ) from None

@@ -43,7 +43,7 @@ class Masking(TrainerCallback):
     ):
         self.trainer, self.rewinding, self.pruned_value = trainer, rewinding, pruned_value
         self.mask, self.counts, self.density = mask, mask.counts(), mask.density()
-        self._first = mask
+        self._first = None if self.density == 1 else Mask.packing(mask.items())  # of a model that is sparse already
         self.moments_are_masked = False
         self._deepspeed = deepspeed
         self.step: MaskedStep | DeepSpeedMaskedStep | None = None
@@ -113,7 +113,7 @@ class Masking(TrainerCallback):
         """
         if self.pruned_value == "zero" or mask.density() == 1:
             return None
-        if self.rewinding.point is None and mask == self._first:
+        if self.rewinding.point is None and self._first is not None and mask == self._first:
             return None
         return self.rewinding.require_point().tensors
 
